@@ -22,7 +22,11 @@ def contract(
     "<kappa(x), psi(w)>"
     return reconciliation.contract(lazy_or_dense(expansion, x, contraction), w, n)
 
-def lazy_or_dense(expansion, x, contraction):
+def lazy_or_dense(
+    expansion, # kappa
+    x:torch.Tensor, # (batch, m)
+    contraction:str, # 'auto' or 'dense'
+) -> Lazy:
     "kappa(x) unevaluated, with its structure or without"
     if contraction not in ('auto', 'dense'): raise ParameterError(f"contraction={contraction!r}: 'auto' or 'dense' is needed")
     return expansion.lazy(x) if contraction == 'auto' else Lazy(x, expansion.dim(x.shape[1]), expansion)

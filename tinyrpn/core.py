@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TinyRPNError', 'ParameterError', 'ShapeError', 'UnknownNameError', 'UnknownParameterError', 'DeviceError',
            'TooLargeError', 'FileError', 'nearest', 'check_int', 'memory_free', 'check_fits', 'Table', 'Component',
-           'params', 'import_families', 'registry', 'names', 'lookup', 'check_params', 'create', 'devices',
+           'constructor_params', 'import_families', 'registry', 'names', 'lookup', 'check_params', 'create', 'devices',
            'pick_device', 'set_seed']
 
 # %% ../nbs/00_core.ipynb #611a777a
@@ -98,8 +98,8 @@ class Component:
                 raise ParameterError(f'{cls.__name__} and {old.__name__} would both be named {key!r}: rename one of them')
             entries[key] = cls
 
-# %% ../nbs/00_core.ipynb #4dbf8193
-def params(
+# %% ../nbs/00_core.ipynb #1c20b1b0
+def constructor_params(
     cls, # a component class
 ) -> dict: # name -> inspect.Parameter
     "The constructor's parameters, `self` and catch-alls left out"
@@ -109,7 +109,7 @@ def params(
 @patch
 def settings(self:Component) -> dict: # name -> value
     "The parameters that differ from their defaults; an empty list counts as None"
-    given = {k:(getattr(self, k), p.default) for k,p in params(type(self)).items()}
+    given = {k:(getattr(self, k), p.default) for k,p in constructor_params(type(self)).items()}
     empty = lambda v: hasattr(v, '__len__') and not len(v)
     return {k:v for k,(v,default) in given.items() if v is not default and v != default and not (default is None and empty(v))}
 
@@ -165,7 +165,7 @@ def check_params(
 ):
     "Raise `UnknownParameterError` for a name that the constructor does not have"
     for k in given:
-        if k not in (known := params(cls)): raise UnknownParameterError(f'{getattr(cls, "name", cls.__name__)} has no parameter {k!r}.{nearest(k, known)}')
+        if k not in (known := constructor_params(cls)): raise UnknownParameterError(f'{getattr(cls, "name", cls.__name__)} has no parameter {k!r}.{nearest(k, known)}')
 
 def create(
     name:str, # snake_case name, such as 'taylor_expansion'

@@ -54,7 +54,7 @@ def make_function(
     found = find_function(name)
     if isinstance(found, str): return Functional(found, **arguments)
     check_params(found, arguments)
-    known = params(found)
+    known = constructor_params(found)
     arguments.update({k:size for k in _SIZES if k in known and k not in arguments and size})
     arguments.update({k:False for k in _AFFINE if k in known and k not in arguments})
     return found(**arguments)
@@ -85,7 +85,7 @@ def function_config(
     "What `make_function` needs to build `f` again"
     if isinstance(f, Functional): return {'name': f'torch.nn.functional.{f.function}', **f.arguments}
     res = {'name': type(f).__name__}
-    for k,p in params(type(f)).items():
+    for k,p in constructor_params(type(f)).items():
         v = getattr(f, k, p.default)
         if k == 'bias': v = p.default if res.get('elementwise_affine') is False else v is not None # LayerNorm keeps a tensor here
         if isinstance(v, tuple): v = v[0] if len(v) == 1 else list(v)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'OPTIMIZERS', 'SCHEDULERS', 'METRICS', 'Prediction', 'torch_class', 'torch_part', 'make_optimizer',
-           'make_metric', 'History', 'Callback', 'quiet', 'ProgressBar', 'PrintEpochs', 'DivergedError', 'KeepGood',
-           'Learner', 'as_loaders', 'as_metrics']
+           'make_metric', 'History', 'Callback', 'ProgressBar', 'PrintEpochs', 'DivergedError', 'KeepGood', 'Learner']
 
 # %% ../nbs/11_learner.ipynb #85f11cae
 import csv, json, math, os, time
@@ -74,10 +73,13 @@ def make_metric(
     if spec == 'accuracy': return tm.classification.MulticlassAccuracy(n, average='micro', validate_args=False)
     return {'mse': tm.MeanSquaredError, 'mae': tm.MeanAbsoluteError, 'r2': tm.R2Score}[spec]()
 
-# %% ../nbs/11_learner.ipynb #09d9b41b
+# %% ../nbs/11_learner.ipynb #2553d95f
 class History:
     "Rows by epoch and by step of a training run"
-    def __init__(self, rows=(), steps=()): self.rows, self.steps, self.note = [dict(r) for r in rows], [dict(s) for s in steps], ''
+    def __init__(self,
+        rows=(), # dicts, one an epoch
+        steps=()): # dicts, one a step
+        self.rows, self.steps, self.note = [dict(r) for r in rows], [dict(s) for s in steps], ''
     def __len__(self): return len(self.rows)
     def __getitem__(self, key): return [r.get(key) for r in self.rows] # a column, by name
     def table(self) -> Table:
@@ -126,7 +128,7 @@ class Callback:
     def after_epoch(self, learner): "`learner.history.rows[-1]` is complete"
     def after_fit(self, learner): "The run is over, however it ended"
 
-def quiet() -> bool:
+def _quiet() -> bool:
     "Whether this is a test run of a notebook, in which bars and live plots are off"
     return bool(os.environ.get('IN_TEST'))
 
@@ -134,7 +136,7 @@ class ProgressBar(Callback):
     "A tqdm bar an epoch: epoch, loss, score, learning rate, time"
     def before_epoch(self, learner):
         from tqdm.auto import tqdm
-        self.bar, self.start = tqdm(total=len(learner.train_batches), desc=f'epoch {learner.epoch + 1}/{learner.n_epochs}', leave=False, disable=quiet()), time.perf_counter()
+        self.bar, self.start = tqdm(total=len(learner.train_batches), desc=f'epoch {learner.epoch + 1}/{learner.n_epochs}', leave=False, disable=_quiet()), time.perf_counter()
     def after_step(self, learner):
         last = learner.last
         shown = dict(time=round(time.perf_counter() - self.start, 1), epoch=f'{learner.epoch}/{learner.n_epochs}', loss=last['loss'], lr=last['lr'], metric_score=last['score'])
@@ -183,7 +185,7 @@ class Learner:
         self.n_epochs, self.epoch, self.step, self.history, self.last = n_epochs, 0, 0, History(), {}
         self.callbacks = [KeepGood(), *([ProgressBar(), PrintEpochs()] if progress else []), *callbacks]
 
-# %% ../nbs/11_learner.ipynb #e5164f1e
+# %% ../nbs/11_learner.ipynb #b5155a57
 def as_loaders(data):
     "(training loader, test loader), either may be None"
     if data is None: return None, None
@@ -277,6 +279,7 @@ def _fit_epoch(self:Learner):
     self._call('before_epoch')
     row = dict(epoch=self.epoch, lr=self.optimizer.param_groups[0]['lr'], **self._train_epoch())
     row['seconds'] = time.perf_counter() - start
+    if not all(p.isfinite().all() for p in self.model.parameters()): self._diverged(math.nan) # the last step's doing
     if self.scheduler is not None: self.scheduler.step()
     if self.test_batches is not None: row.update({f'test_{k}': v for k,v in self.evaluate().items()})
     self.history.rows.append(row)

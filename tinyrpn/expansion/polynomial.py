@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TaylorExpansion', 'Bilinear', 'LazyTaylor2']
 
-# %% ../../nbs/01a_polynomial.ipynb #2c9146a6
+# %% ../../nbs/01a_polynomial.ipynb #1aaf63e4
 import torch
 from torch import nn
 from fastcore.meta import delegates
 from ..core import *
-from . import Expansion, Lazy, wide
+from . import Expansion, Lazy, no_autocast, wide
 
 # %% ../../nbs/01a_polynomial.ipynb #61dcde87
 @delegates()
@@ -53,7 +53,7 @@ class LazyTaylor2(Lazy):
     rule, structured = "u' W x", True
     def _dot(self, x, M):
         u = torch.cat([x.new_ones(x.shape[0], 1), x], 1)
-        with torch.autocast(x.device.type, enabled=False): return Bilinear.apply(u, x, M.to(x.dtype).view(M.shape[0], *u.shape[1:], x.shape[1]))
+        with no_autocast(x.device): return Bilinear.apply(u, x, M.to(x.dtype).view(M.shape[0], *u.shape[1:], x.shape[1]))
     def dot(self, M): return self._dot(self.x, M)
     def dot_sum(self, M):
         both = self._dot(torch.cat([self.x, self.x.new_ones(1, self.x.shape[1])]), M)

@@ -1,0 +1,20 @@
+"What all tests share: a --slow option, no network, and a folder of their own"
+import pytest
+
+
+def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='run slow tests too')
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--slow'): return
+    for item in items:
+        if 'slow' in item.keywords: item.add_marker(pytest.mark.skip(reason='slow; use --slow'))
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    "Each test in an empty folder, with an empty cache, and with every download refused"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('TINYRPN_DATA', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    monkeypatch.setattr('urllib.request.urlopen', lambda *a, **k: (_ for _ in ()).throw(OSError('no network in tests')))
