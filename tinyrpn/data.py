@@ -85,20 +85,20 @@ def read_idx(
     if len(body) != need: raise DataError(f'{path}: its header promises {need:,} bytes ({" x ".join(map(str, shape))}) and {"more" if len(body) > need else f"{len(body):,}"} follow')
     return np.frombuffer(body, np.uint8).reshape(shape), hashlib.sha256(head + body).hexdigest()
 
-# %% ../nbs/10_data.ipynb #912a50f3
+# %% ../nbs/10_data.ipynb #3c865a41
 SETS = {
-    'mnist': dict(folder='MNIST', mean=0.1307, std=0.3081, sums=(
+    'mnist': dict(folder='MNIST', mean=0.1307, std=0.3081, classes='0 1 2 3 4 5 6 7 8 9'.split(), sums=(
         'ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db', '65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5',
         '0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7', 'ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2')),
-    'fashion_mnist': dict(folder='FashionMNIST', mean=0.2860, std=0.3530, sums=(
+    'fashion_mnist': dict(folder='FashionMNIST', mean=0.2860, std=0.3530, classes='T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Boot'.split(), sums=(
         'c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888', 'bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9',
         '5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b', '0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34')),
-    'kmnist': dict(folder='KMNIST', mean=0.1918, std=0.3483, sums=()),
+    'kmnist': dict(folder='KMNIST', mean=0.1918, std=0.3483, classes='o ki su tsu na ha ma ya re wo'.split(), sums=()),
 }
 
 def published(
     name:str, # a key of `SETS`
-): # torchvision's class: its `mirrors`, `resources` (name, md5) and `classes` are used, nothing else
+): # torchvision's class: its `mirrors` and `resources` (name, md5) are used, nothing else
     "torchvision's description of a data set"
     from torchvision import datasets
     return getattr(datasets, SETS[name]['folder'])
@@ -261,7 +261,7 @@ def read_sample(): # (arrays, Signature, note)
 
 def _signature(name, size=(28, 28)):
     s = SETS[name]
-    return Signature(name, [1, *size], s['mean'], s['std'], [c.split(' - ')[0] for c in published(name).classes])
+    return Signature(name, [1, *size], s['mean'], s['std'], list(s['classes']))
 
 # %% ../nbs/10_data.ipynb #e4735905
 def load_data(
