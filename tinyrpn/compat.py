@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['set_random_seed', 'rpn_config', 'save_ckpt', 'data', 'rpn_output', 'metric_class', 'backward_learner']
 
-# %% ../nbs/16_compat.ipynb #93a52452
+# %% ../nbs/16_compat.ipynb #cb929d28
 import json, time
 from pathlib import Path
 import torch, yaml
 from .core import *
 from .config import Config, load_config
-from .learner import Callback, KeepGood, Learner, ProgressBar
-from .model import replace_file
+from .learner import Callback, Learner, ProgressBar, as_prediction
+from .core import replace_file
 
 # %% ../nbs/16_compat.ipynb #24a59d76
 set_random_seed = set_seed
@@ -41,11 +41,11 @@ def save_ckpt(model, cache_dir, checkpoint_file):
     Path(cache_dir).mkdir(parents=True, exist_ok=True)
     type(model).save(model, Path(cache_dir)/f'{checkpoint_file}.safetensors')
 
-# %% ../nbs/16_compat.ipynb #d048f70e
+# %% ../nbs/16_compat.ipynb #daf41e2e
 class data:
     "`load()` gives the loaders"
     def __init__(self, cfg): self.cfg = cfg
-    def load(self): d = self.cfg.data(); self.signature = d.signature; return {'train_loader': d.train, 'test_loader': d.test}
+    def load(self): d = self.cfg.data(); return {'train_loader': d.train, 'test_loader': d.test}
 
 class rpn_output:
     "`save` writes a dict as JSON"
@@ -77,8 +77,7 @@ class backward_learner:
     def __init__(self, cfg): self.cfg = cfg
 
     def _learner(self, model, loaders, device, **kwargs):
-        learner = self.cfg.learner(model, loaders, device=pick_device(device, fallback=True), progress=False, **kwargs)
-        return learner
+        return self.cfg.learner(model, loaders, device=pick_device(device, fallback=True), progress=False, **kwargs)
 
     def train(self, model, data_loader, device='cpu', metric=None, **kwargs):
         "Train; records by epoch and batch"
@@ -95,9 +94,9 @@ class backward_learner:
     def test(self, model, test_loader, device='cpu', metric=None, **kwargs):
         "One pass over the test data"
         learner, start = self._learner(model, (None, test_loader), device), time.time()
-        scores, p = learner.evaluate(), learner.predict(test_loader)
-        name = next(iter(learner.metrics))
-        return {'y_pred': p.labels.tolist(), 'y_true': torch.cat([y for _, y in test_loader]).tolist(), 'y_score': p.logits.tolist(),
+        pairs = learner.predict_batches(test_loader)
+        scores, p, name = learner.measure(pairs), as_prediction(pairs), next(iter(learner.metrics))
+        return {'y_pred': p.labels.tolist(), 'y_true': torch.cat([y for _, y in pairs]).tolist(), 'y_score': p.logits.tolist(),
                 'test_loss': scores['loss'], 'test_score': scores[name], 'time_cost': time.time() - start, 'metric_name': name}
 
 class _TimedTest(Callback):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ConfigError', 'packaged', 'Config', 'load_config']
 
-# %% ../nbs/12_config.ipynb #44c3320a
-import copy, math, re, warnings
+# %% ../nbs/12_config.ipynb #cf297170
+import copy, math, os, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,9 +15,10 @@ import torch, yaml
 from fastcore.basics import patch
 from .core import *
 from .function import find_function, make_function
-from .model import RPN, RPNLayer, RPNHead, replace_file
+from .core import replace_file
+from .model import RPN, RPNLayer, RPNHead
 from .data import SETS, load_data
-from .learner import Learner, torch_class
+from .learner import METRICS, Learner, check_torch_part, torch_class
 
 # %% ../nbs/12_config.ipynb #ad89152f
 class ConfigError(TinyRPNError, ValueError): "A config file says something that is not understood; the message says where"
@@ -37,10 +38,12 @@ class Node:
         if not isinstance(value, dict): raise ConfigError(f'{path or "config"}: found {value!r}; a mapping (key: value) is needed')
         self.rest, self.path, self.asked = dict(value), path, []
     def at(self, key): return f'{self.path}.{key}' if self.path else str(key)
-    def has(self, *keys): return next((k for k in keys if k in self.rest), None)
+    def has(self, *keys):
+        "The first of `keys` that is there; all of them count as known"
+        self.asked += keys
+        return next((k for k in keys if k in self.rest), None)
     def take(self, *keys, default=_MISSING, kind=None):
         "The value of the first of `keys` that is there, of one of the types `kind`"
-        self.asked += keys
         if (key := self.has(*keys)) is None:
             if default is _MISSING: raise ConfigError(f'{self.path or "config"}: {" or ".join(keys)} is missing')
             return default
@@ -48,17 +51,17 @@ class Node:
         if kind and not (isinstance(value, kind) and not (isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,)))):
             raise ConfigError(f'{self.at(key)}: found {value!r}; {_kind_name(kind)} is needed')
         return value
-    def child(self, *keys, empty_ok=True):
-        "The mapping under the first of `keys`, empty when there is none"
+    def child(self, *keys, empty_ok=True, inline=False):
+        "The mapping under the first of `keys`, empty when there is none; `inline` leaves the key out of its path"
         key = self.has(*keys) or keys[0]
-        return Node(self.take(*keys, default=None), self.at(key), empty_ok)
+        return Node(self.take(*keys, default=None), self.path if inline else self.at(key), empty_ok)
     def items(self, *keys):
         "The value under the first of `keys` as a list of (value, path)"
         key = self.has(*keys) or keys[0]
         value = self.take(*keys, default=None)
         return [(v, f'{self.at(key)}[{i}]') for i, v in enumerate(value)] if isinstance(value, list) else [] if value is None else [(value, self.at(key))]
     def done(self):
-        for key in self.rest: raise ConfigError(f'{self.at(key)}: unknown key.{nearest(key, self.asked)}')
+        for key in self.rest: raise ConfigError(f'{self.at(key)}: unknown key.{nearest(key, {*self.asked})}')
 
 def _kind_name(kind): return ' or '.join({str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list', type(None): 'null', dict: 'a mapping'}[k] for k in (kind if isinstance(kind, tuple) else (kind,)))
 
@@ -136,9 +139,15 @@ def read_functions(node, *keys):
     for value, path in node.items(*keys):
         n = Node({'name': value} if isinstance(value, str) else value, path)
         name = n.take('name', kind=str)
-        with place(path): find_function(name)
-        res.append(Part(name, n.rest, path))
+        res.append(checked_function(Part(name, n.rest, path)))
     return res
+
+def checked_function(part):
+    "The part, if its name is in the lists and its parameters are the function's"
+    with place(part.path):
+        found = find_function(part.name)
+        if isinstance(found, type): check_params(found, part.params)
+    return part
 
 def read_part(node, key, kind, default=_MISSING):
     "A component in the short form; one that does not exist is refused when it is built"
@@ -174,36 +183,41 @@ def read_layer(value, path):
     node = Node(value, path)
     m, n, width = node.take('m', kind=int), node.take('n', kind=int), node.take('width', default=1, kind=int)
     fusion = read_part(node, 'fusion', 'fusion', 'average')
-    if node.has('heads'): heads = [(Node(v, p)) for v, p in node.items('heads')]
-    else: heads = [Node({k:node.take(k) for k in _HEAD_KEYS if node.has(k)}, path)]
-    node.asked += ['heads', *_HEAD_KEYS]
+    inline = {k:node.take(k) for k in _HEAD_KEYS if node.has(k)}
+    heads = [Node(v, p) for v, p in node.items('heads')] if node.has('heads') else [Node(inline, path)]
+    if inline and len(heads) and heads[0].path != path: raise ConfigError(f'{path}: found heads beside {", ".join(inline)}; give one or the other')
     node.done()
     return LayerPlan(m, n, fusion, [copy.deepcopy(h) for h in [read_head(h, m, n) for h in heads] for _ in range(check_count(width, node.at('width')))], path)
 
+MOST = 10_000 # heads in a layer, layers in a model: more is a typing mistake
 def check_count(value, path):
-    with place(path): return check_int(path.rpartition('.')[2], value)
+    "A number of copies, at least 1 and not absurd"
+    with place(path): check_int(path.rpartition('.')[2], value)
+    if value > MOST: raise ConfigError(f'{path}: found {value}; at most {MOST} is accepted')
+    return value
 
 def read_model(node):
     "The layers of a model in the short form"
     if not node.has('dims'):
+        if not isinstance(node.rest.get('layers', []), list): raise ConfigError(f'{node.at("layers")}: found {node.rest["layers"]!r}; a list of layers is needed')
         layers = [read_layer(v, p) for v, p in node.items('layers')]
-        node.asked += ['layers', 'dims']; node.done()
+        node.done()
         if not layers: raise ConfigError(f'{node.path}.layers: at least one layer is needed')
         return layers
     dims = node.take('dims', kind=list)
     if len(dims) < 2 or not all(type(d) is int and d > 0 for d in dims): raise ConfigError(f'{node.at("dims")}: found {dims}; two or more whole numbers are needed, such as [784, 64, 10]')
     shared = {k:node.take(k) for k in ('width', 'fusion', *_HEAD_KEYS) if node.has(k)}
-    node.asked += [*_HEAD_KEYS, 'width', 'fusion', 'layers']; node.done()
+    node.has('layers'); node.done()
     return [read_layer({'m': m, 'n': n, **copy.deepcopy(shared)}, node.path) for m, n in zip(dims, dims[1:])]
 
 # %% ../nbs/12_config.ipynb #712fb345
 _TINYBIG = re.compile(r'tinybig\.(\w+)\.(?:\w+\.)*(\w+)')
 _AROUND = {'expansion': {'pre': 'preprocess', 'post': 'postprocess'}, 'remainder': {'activation': 'activation'}}
 
-def tinybig_name(path_in_file, value, *rooms):
-    "The last part of `tinybig.<room>.<name>`; everything else is refused"
+def tinybig_name(path_in_file, value, room, *names):
+    "The last part of `tinybig.<room>.<name>`, one of `names` where there are any; everything else is refused"
     found = _TINYBIG.fullmatch(value) if isinstance(value, str) else None
-    if not found or found[1] not in rooms: raise ConfigError(f'{path_in_file}: {value!r} is refused; tinybig.{rooms[0]}.<name> is needed')
+    if not found or found[1] != room or names and found[2] not in names: raise ConfigError(f'{path_in_file}: {value!r} is refused; tinybig.{room}.{" or ".join(names) or "<name>"} is needed')
     return found[2]
 
 def idle_keys(node):
@@ -218,14 +232,14 @@ def long_functions(node, role):
         name = n.take('function_class', f'{role}_function_class', kind=str)
         params = n.child('function_parameters', f'{role}_function_parameters')
         n.done(); params.take('device', default=None)
-        with place(path): find_function(name)
-        res.append(Part(name, params.rest, path))
+        res.append(checked_function(Part(name, params.rest, path)))
     return res
 
 def long_part(node, key, role, kind):
     "A component in either dialect; returns (Part, enable_bias)"
     n = node.child(*key if isinstance(key, tuple) else (key,), empty_ok=False)
-    name = tinybig_name(n.at('function_class'), n.take('function_class', f'{role}_class', kind=str), kind)
+    keys = 'function_class', f'{role}_class'
+    name = tinybig_name(n.at(n.has(*keys) or keys[0]), n.take(*keys, kind=str), kind)
     params = n.child('function_parameters', f'{role}_parameters')
     functions = {}
     for ours, theirs in _AROUND.get(kind, {}).items():
@@ -250,6 +264,7 @@ def spread(
     if alloc is None: raise ConfigError(f'{path}: found {number} for {len(items)} configurations; {path.rpartition(".")[2]}_alloc must say how they are spread')
     alloc = alloc if isinstance(alloc, list) else [alloc]
     if not all(type(a) is int and a > 0 for a in alloc) or len(alloc) != len(items): raise ConfigError(f'{path}_alloc: found {alloc}; {len(items)} whole numbers of at least 1 are needed, one for each configuration')
+    check_count(sum(alloc), path)
     if number not in (None, sum(alloc)): raise ConfigError(f'{path}: found {number}, but {path.rpartition(".")[2]}_alloc {alloc} adds up to {sum(alloc)}')
     return [copy.deepcopy(item) for item, times in zip(items, alloc) for _ in range(times)]
 
@@ -257,15 +272,17 @@ def spread(
 def long_head(value, path, m, n):
     "A head in the long form"
     node = Node(value, path)
-    tinybig_name(node.at('head_class'), node.take('head_class', default='tinybig.module.rpn_head'), 'module')
-    p = node.child('head_parameters', empty_ok=False)
+    tinybig_name(node.at('head_class'), node.take('head_class', default='tinybig.module.rpn_head'), 'module', 'rpn_head')
+    p = node.child('head_parameters', empty_ok=False, inline=True)
     node.done(); idle_keys(p)
     if p.take('l', default=None) is not None: raise ConfigError(f'{p.at("l")}: only null is accepted; the reconciliation says how many parameters there are')
     m, n = p.take('m', default=m, kind=int), p.take('n', default=n, kind=int)
     expansion, _ = long_part(p, 'data_transformation_configs', 'data_transformation', 'expansion')
     reconciliation, bias = long_part(p, ('parameter_fabrication_configs', 'parameter_reconciliation_configs'), 'parameter_fabrication', 'reconciliation')
     remainder, remainder_bias = long_part(p, 'remainder_configs', 'remainder', 'remainder') if p.has('remainder_configs') else (Part('zero_remainder', {}, p.path), False)
-    if remainder_bias and remainder.name != 'zero_remainder': remainder.params['bias'] = True
+    if remainder_bias:
+        if remainder.name != 'linear_remainder': raise ConfigError(f'{remainder.path}.enable_bias: {remainder.name} has no bias; false is needed')
+        remainder.params['bias'] = True
     plan = HeadPlan(m, n, expansion, reconciliation, remainder, path, p.take('channel_num', default=1, kind=int), bias, long_functions(p, 'output_process'))
     p.done()
     return plan
@@ -273,45 +290,46 @@ def long_head(value, path, m, n):
 def long_layer(value, path):
     "A layer in the long form"
     node = Node(value, path)
-    tinybig_name(node.at('layer_class'), node.take('layer_class', default='tinybig.module.rpn_layer'), 'module')
-    p = node.child('layer_parameters', empty_ok=False)
+    tinybig_name(node.at('layer_class'), node.take('layer_class', default='tinybig.module.rpn_layer'), 'module', 'rpn_layer')
+    p = node.child('layer_parameters', empty_ok=False, inline=True)
     node.done(); idle_keys(p)
     m, n = p.take('m', kind=int), p.take('n', kind=int)
     if p.has('head_fusion_configs'): fusion, _ = long_part(p, 'head_fusion_configs', 'fusion', 'fusion')
     else: fusion = Part(p.take('fusion_strategy', default='average', kind=str), {}, p.at('fusion_strategy'))
     heads = [long_head(v, q, m, n) for v, q in p.items('head_configs')]
     heads = spread(heads, p.take('width', default=None, kind=(int, type(None))), p.take('width_alloc', default=None, kind=(int, list, type(None))), p.at('width'))
-    p.asked += ['head_fusion_configs', 'fusion_strategy']; p.done()
+    p.done()
     return LayerPlan(m, n, fusion, heads, path)
 
 def long_model(node):
     "The layers of a model in the long form"
-    tinybig_name(node.at('model_class'), node.take('model_class', default='tinybig.model.rpn'), 'model')
-    p = node.child('model_parameters', empty_ok=False)
+    tinybig_name(node.at('model_class'), node.take('model_class', default='tinybig.model.rpn'), 'model', 'rpn')
+    p = node.child('model_parameters', empty_ok=False, inline=True)
     idle_keys(node); node.done(); idle_keys(p)
-    layers = [long_layer(v, q.replace('.model_parameters', '')) for v, q in p.items('layer_configs')]
+    layers = [long_layer(v, q) for v, q in p.items('layer_configs')]
     if not layers: raise ConfigError(f'{p.at("layer_configs")}: at least one layer is needed')
     layers = spread(layers, p.take('depth', default=None, kind=(int, type(None))), p.take('depth_alloc', default=None, kind=(int, list, type(None))), p.at('depth'))
     p.done()
     return layers
 
-# %% ../nbs/12_config.ipynb #79802a35
+# %% ../nbs/12_config.ipynb #ea009538
 def long_torch(node, key, what, default=None):
     "A loss, optimizer or schedule: torch's path and its parameters"
-    if not node.has(f'{key}_configs'): node.asked.append(f'{key}_configs'); return default
+    if not node.has(f'{key}_configs'): return default
     n = node.child(f'{key}_configs')
     path, name = n.at(f'{key}_class'), n.take(f'{key}_class', kind=str)
     prefix = {'loss': 'torch.nn.', 'optimizer': 'torch.optim.', 'scheduler': 'torch.optim.lr_scheduler.'}[what]
     if not name.startswith(prefix): raise ConfigError(f'{path}: {name!r} is refused; {prefix}<name> is needed')
     with place(path): torch_class(what, name.removeprefix(prefix))
-    params = n.child(f'{key}_parameters').rest
+    params = n.child(f'{key}_parameters')
     n.done()
-    return {'name': name.removeprefix(prefix), **params}
+    with place(params.path): check_torch_part(what, spec := {'name': name.removeprefix(prefix), **params.rest})
+    return spec
 
 def long_learner(node):
     "`learner_configs` as the short form's `learner`"
     if node is None: return {}
-    tinybig_name(node.at('learner_class'), node.take('learner_class', default='tinybig.learner.backward_learner'), 'learner')
+    tinybig_name(node.at('learner_class'), node.take('learner_class', default='tinybig.learner.backward_learner'), 'learner', 'backward_learner')
     p = node.child('learner_parameters')
     node.done(); idle_keys(p)
     res = {'epochs': p.take('n_epochs', default=None, kind=int), 'loss': long_torch(p, 'loss', 'loss'), 'optimizer': long_torch(p, 'optimizer', 'optimizer'), 'scheduler': long_torch(p, 'lr_scheduler', 'scheduler')}
@@ -337,40 +355,56 @@ def long_sections(node):
     if node.has('configurations'):
         inner = node.child('configurations', empty_ok=False); node.done()
         node = Node(inner.rest, '')
-    section = lambda *keys: node.child(*keys, empty_ok=False) if node.has(*keys) else node.asked.extend(keys)
+    section = lambda *keys: node.child(*keys, empty_ok=False) if node.has(*keys) else None
     seed, device = node.take('random_seed', default=None, kind=(int, type(None))), node.take('device', default=None, kind=(str, type(None)))
     layers = long_model(section('model_configs')) if node.has('model_configs') else None
     data = long_data(section('data_configs')) if node.has('data_configs') else {}
     learner = long_learner(section('learner_configs'))
     if node.has('metric_configs'): name, p = long_named(section('metric_configs'), 'metric'); p.done(); learner['metrics'] = name
     for key in ('result', 'output'):
-        if n := section(f'{key}_configs'): tinybig_name(n.at(f'{key}_class'), n.take(f'{key}_class', kind=str), 'output'); idle_keys(p := n.child(f'{key}_parameters')); p.done(); n.done()
-    node.asked += ['data_configs', 'model_configs', 'metric_configs']; node.done()
+        if n := section(f'{key}_configs'): tinybig_name(n.at(f'{key}_class'), n.take(f'{key}_class', kind=str), 'output', 'rpn_output', 'prediction'); idle_keys(p := n.child(f'{key}_parameters')); p.done(); n.done()
+    node.done()
     return dict(name=None, seed=seed, device=device, data=data, layers=layers, learner=learner)
 
-# %% ../nbs/12_config.ipynb #c367629b
+# %% ../nbs/12_config.ipynb #a7c21b43
+def read_data(node):
+    "The data section in the short form; a set that does not exist is refused when it is loaded"
+    res = {k:node.take(k) for k in ('name', 'batch_size', 'test_batch_size') if node.has(k)}
+    name = res.setdefault('name', 'mnist')
+    if name in (*SETS, 'mnist_sample'): node.done()
+    check_numbers(res, 'data', 'batch_size', 'test_batch_size')
+    return {**res, **node.rest}
+
+def check_numbers(section, path, *keys):
+    "Refuse what is not a whole number of at least 1"
+    for k in keys:
+        if k in section:
+            with place(f'{path}.{k}'): check_int(k, section[k])
+
 def short_sections(node):
     "A short file as (name, seed, device, data, layers, learner)"
     res = dict(name=node.take('name', default=None, kind=(str, type(None))), seed=node.take('seed', default=None, kind=(int, type(None))), device=node.take('device', default=None, kind=(str, type(None))))
     data = node.take('data', default={}, kind=(str, dict))
-    res['data'] = {'name': data} if isinstance(data, str) else dict(data)
-    if res['data'].get('name', 'mnist') in SETS: n = Node(res['data'], 'data'); [n.take(k, default=None) for k in ('name', 'batch_size', 'test_batch_size')]; n.done()
+    res['data'] = read_data(Node({'name': data} if isinstance(data, str) else data, 'data')) if data else {}
     res['layers'] = read_model(node.child('model')) if node.has('model') else None
     learner = node.child('learner')
     res['learner'] = {k:learner.take(k) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics') if learner.has(k)}
-    learner.asked += ['epochs', 'loss', 'optimizer', 'scheduler', 'metrics']; learner.done()
+    learner.done()
     for what in ('loss', 'optimizer', 'scheduler'):
         spec = res['learner'].get(what)
         if spec is not None:
-            with place(f'learner.{what}'): torch_class(what, spec.get('name') if isinstance(spec, dict) else spec)
-    node.asked += ['model']; node.done()
+            with place(f'learner.{what}'): check_torch_part(what, spec if isinstance(spec, dict) else {'name': spec})
+    check_numbers(res['learner'], 'learner', 'epochs')
+    node.done()
     return res
 
 _EXPONENT = re.compile(r'[+-]?\d+(\.\d*)?[eE][+-]?\d+')
-def numbers(value):
-    "YAML reads `2e-3`, without a point, as text; read it as the number it is"
-    if isinstance(value, dict): return {k:numbers(v) for k, v in value.items()}
-    if isinstance(value, list): return [numbers(v) for v in value]
+def numbers(value, count=None, depth=0):
+    "YAML reads `2e-3`, without a point, as text; read it as the number it is. Files that unfold to absurd sizes are refused"
+    count = [0] if count is None else count; count[0] += 1
+    if count[0] > 100_000 or depth > 50: raise ConfigError('config: more than 100,000 entries, or nested more than 50 deep')
+    if isinstance(value, dict): return {k:numbers(v, count, depth + 1) for k, v in value.items()}
+    if isinstance(value, list): return [numbers(v, count, depth + 1) for v in value]
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 # %% ../nbs/12_config.ipynb #ebcd720e
@@ -379,10 +413,13 @@ class Config:
     def __init__(self,
         raw:dict, # what the file says, in the short form or either long dialect
         name:str='config'): # used when the file gives none
+        node = Node(numbers(raw), '')
         self.raw = copy.deepcopy(raw)
-        node = Node(numbers(self.raw), '')
         s = long_sections(node) if any(k == 'configurations' or str(k).endswith('_configs') for k in node.rest) else short_sections(node)
         self.name, self.seed, self.device = s['name'] or name, s['seed'], s['device']
+        if not re.fullmatch(r'\w[\w. -]{0,99}', self.name): raise ConfigError(f'name: found {self.name!r}; letters, digits, points, spaces and dashes are accepted, since it names a folder')
+        if self.seed is not None:
+            with place('seed'): check_int('seed', self.seed, low=0)
         self.data_spec, self.layers, self.learner_spec = s['data'], s['layers'], s['learner']
 
 # %% ../nbs/12_config.ipynb #9e98d477
@@ -397,8 +434,7 @@ def data(self:Config,
     root=None, # see `load_data`
     **kwargs): # further arguments of `load_data`
     "Load the data set"
-    spec = self.data_spec
-    if not spec: raise ConfigError('data: the file describes none')
+    spec = self.data_spec or {'name': 'mnist'}
     if spec.get('name') not in (*SETS, 'mnist_sample'): raise UnknownNameError(f'data: There is no data set {spec.get("name")!r}.{nearest(spec.get("name"), SETS)}')
     return load_data(root=root, **{**spec, **kwargs})
 
@@ -412,7 +448,7 @@ def learner(self:Config,
     spec = dict(self.learner_spec)
     if 'epochs' in spec: spec['n_epochs'] = spec.pop('epochs')
     if 'device' not in kwargs: spec['device'] = pick_device(self.device or 'auto', fallback=True) # a file may name a device that is not here
-    return Learner(self.model() if model is None else model, self.data() if data is None else data, **{**spec, **kwargs})
+    with place('learner'): return Learner(self.model() if model is None else model, self.data() if data is None else data, **{**spec, **kwargs})
 
 # %% ../nbs/12_config.ipynb #fdea15c7
 @patch
@@ -464,13 +500,16 @@ def load_config(
     "Read a configuration; nothing it names is imported or run"
     if isinstance(config, Config): return config
     if isinstance(config, dict): return Config(config)
-    if str(config) in packaged(): return Config(_parse(packaged()[str(config)].read_text(encoding='utf-8'), config), str(config))
+    if isinstance(config, str) and config in packaged(): return Config(_parse(packaged()[str(config)].read_text(encoding='utf-8'), config), str(config))
+    if not isinstance(config, (str, os.PathLike)): raise ParameterError(f'config={config!r}: a packaged name, a path, a dict or a Config is needed')
     path = Path(config)
-    if not path.is_file(): raise UnknownNameError(f'There is no packaged config {str(config)!r}, and no file of that name.{nearest(str(config), packaged())}')
+    try: there = path.is_file()
+    except (OSError, ValueError): there = False
+    if not there: raise UnknownNameError(f'There is no packaged config {str(config)!r}, and no file of that name.{nearest(str(config), packaged())}')
     try: text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as e: raise FileError(f'{path} cannot be read: {e}') from e
     return Config(_parse(text, path), path.stem)
 
 def _parse(text, where):
     try: return yaml.safe_load(text)
-    except yaml.YAMLError as e: raise ConfigError(f'{where} is not YAML that can be read safely: {" ".join(str(e).split())}') from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e: raise ConfigError(f'{where} is not YAML that can be read safely: {" ".join(str(e).split())}') from e

@@ -6,10 +6,11 @@
 __all__ = ['TinyRPNError', 'ParameterError', 'ShapeError', 'UnknownNameError', 'UnknownParameterError', 'DeviceError',
            'TooLargeError', 'FileError', 'nearest', 'check_int', 'memory_free', 'check_fits', 'Table', 'Component',
            'constructor_params', 'import_families', 'registry', 'names', 'lookup', 'check_params', 'create', 'devices',
-           'pick_device', 'set_seed']
+           'pick_device', 'set_seed', 'random_state', 'restore_random_state']
 
-# %% ../nbs/00_core.ipynb #611a777a
-import difflib, importlib, inspect, operator, pkgutil, random, sys
+# %% ../nbs/00_core.ipynb #7ccbfdc4
+import difflib, importlib, inspect, math, operator, os, pkgutil, random, sys
+from pathlib import Path
 import psutil
 from fastcore.basics import camel2snake, patch
 from tabulate import tabulate
@@ -54,7 +55,7 @@ def memory_free(
     if str(device).startswith('cuda'):
         import torch
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return int(0.9*psutil.virtual_memory().available)
 
 def check_fits(
     what:str, # what is to be computed, for the message
@@ -63,9 +64,21 @@ def check_fits(
     device='cpu', # where it is to live
 ):
     "Raise `TooLargeError` if a tensor of `shape` needs more memory than there is"
-    need, free = bytes_each, memory_free(device)
-    for s in shape: need *= s
-    if need > free: raise TooLargeError(f'{what} of shape {" x ".join(map(str, shape))} needs {need/2**30:,.1f} GiB; {free/2**30:,.1f} GiB are free')
+    need = bytes_each*math.prod(shape)
+    if need < 2**28: return # a quarter of a GiB is not worth asking
+    if need > (free := memory_free(device)): raise TooLargeError(f'{what} of shape {" x ".join(map(str, shape))} needs {need/2**30:,.1f} GiB; {free/2**30:,.1f} GiB are free')
+
+# %% ../nbs/00_core.ipynb #07ccf6e4
+def replace_file(
+    path, # where the file is to be
+    write, # called with the temporary path
+):
+    "Write a file beside its destination, then rename it: all of it or nothing"
+    path = Path(path); temporary = path.with_name(f'.{path.stem[:40]}.{os.getpid()}{path.suffix}')
+    if not path.parent.is_dir(): raise FileError(f'{path} cannot be written: {path.parent} is no folder')
+    try: write(temporary); os.replace(temporary, path)
+    except OSError as e: raise FileError(f'{path} cannot be written: {e.strerror or e}') from e
+    finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #3d5b11ed
 class Table(list):
@@ -176,12 +189,17 @@ def create(
     check_params(cls, parameters)
     return cls(**parameters)
 
-# %% ../nbs/00_core.ipynb #d6b95848
+# %% ../nbs/00_core.ipynb #fe71607c
 def devices() -> list: # names, the fastest kind first
-    "The devices that torch can use here"
+    "The devices that torch can use here; one on which nothing can be allocated does not count"
     import torch
     cuda = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return [*cuda, *(['mps'] if torch.backends.mps.is_available() else []), 'cpu']
+    return [name for name in (*cuda, *(['mps'] if torch.backends.mps.is_available() else []), 'cpu') if _works(name)]
+
+def _works(name):
+    import torch
+    try: return torch.zeros(1, device=name).numel() == 1
+    except RuntimeError: return False
 
 def pick_device(
     name='auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device
@@ -205,3 +223,16 @@ def set_seed(
     import numpy, torch
     if check_int('seed', seed, low=0) >= 2**32: raise ParameterError(f'seed={seed}: at most {2**32 - 1} is accepted')
     random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)
+
+# %% ../nbs/00_core.ipynb #2ca72e1d
+def random_state() -> dict:
+    "A copy of the random states of Python, NumPy and torch"
+    import numpy, torch
+    return {'python': random.getstate(), 'numpy': numpy.random.get_state(), 'torch': torch.get_rng_state()}
+
+def restore_random_state(
+    state:dict, # what `random_state` returned
+):
+    "Put the random states back"
+    import numpy, torch
+    random.setstate(state['python']); numpy.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])

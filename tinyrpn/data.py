@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['FILES', 'SAMPLE', 'DataError', 'MissingDataError', 'Batches', 'Data', 'read_idx', 'find_idx', 'read_idx_set',
-           'read_npz', 'open_image', 'read_folder', 'cache_dir', 'read_sample', 'load_data', 'image_batch']
+           'read_npz', 'open_image', 'plain_image', 'read_folder', 'cache_dir', 'read_sample', 'load_data',
+           'image_batch']
 
-# %% ../nbs/10_data.ipynb #b5f8ef64
-import gzip, hashlib, os, zlib
+# %% ../nbs/10_data.ipynb #7ad84ec4
+import gzip, hashlib, os, zipfile, zlib
 from importlib import resources
 from pathlib import Path
 import numpy as np
 import torch
 from .core import *
-from .model import Signature, replace_file
+from .core import replace_file
+from .model import Signature
 
 # %% ../nbs/10_data.ipynb #61abede7
 class DataError(TinyRPNError, ValueError): "A data file holds something else than it should"
@@ -26,16 +28,18 @@ class Batches:
         x:torch.Tensor, # (N, m)
         y:torch.Tensor, # (N,)
         batch_size:int=64, # samples a batch; the last may be smaller
-        shuffle:bool=False): # draw a new order for each pass
+        shuffle:bool=False, # draw a new order for each pass
+        signature=None): # the data set's `Signature`, if there is one
         if len(x) != len(y): raise ShapeError(f'x has {len(x):,} samples and y has {len(y):,}; they must be equal')
         self.x, self.y, self.batch_size, self.shuffle = x, y, check_int('batch_size', batch_size), shuffle
+        self.signature = signature
     def __len__(self): return -(-len(self.x)//self.batch_size)
     def __iter__(self):
         order = torch.randperm(len(self.x)).to(self.x.device) if self.shuffle else None
         for i in range(0, len(self.x), self.batch_size):
             part = slice(i, i + self.batch_size) if order is None else order[i:i + self.batch_size]
             yield self.x[part], self.y[part]
-    def to(self, device): return Batches(self.x.to(device), self.y.to(device), self.batch_size, self.shuffle)
+    def to(self, device): return Batches(self.x.to(device), self.y.to(device), self.batch_size, self.shuffle, self.signature)
     def __repr__(self): return f'Batches({len(self.x):,} samples, {len(self)} batches of {self.batch_size}{", shuffled" if self.shuffle else ""})'
 
 # %% ../nbs/10_data.ipynb #69845e1c
@@ -53,11 +57,11 @@ class Data:
         self.signature, self.note = signature, note
         for x, what in ((x_train, 'training'), (x_test, 'test')):
             if not len(x): raise DataError(f'the {what} set is empty')
-        self.train = Batches(*self._tensors(x_train, y_train), batch_size, shuffle=True)
-        self.test = Batches(*self._tensors(x_test, y_test), test_batch_size or 500)
+        self.train = Batches(*self._tensors(x_train, y_train), batch_size, shuffle=True, signature=signature)
+        self.test = Batches(*self._tensors(x_test, y_test), check_int('test_batch_size', 500 if test_batch_size is None else test_batch_size), signature=signature)
 
     def _tensors(self, x, y):
-        x = torch.as_tensor(np.ascontiguousarray(x))
+        x = torch.tensor(x) # a copy: the caller's array stays as it is
         x = x.flatten(1).float().div_(1 if x.is_floating_point() else 255)
         if not x.isfinite().all(): raise DataError('the data hold NaN or infinite numbers')
         return x.sub_(self.signature.mean).div_(self.signature.std), torch.as_tensor(np.asarray(y)).long()
@@ -113,17 +117,18 @@ def whose(
     md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.suffix == '.gz' else ''
     return next((name for name in SETS if (path.name, md5) in published(name).resources), '')
 
-# %% ../nbs/10_data.ipynb #00bcae01
+# %% ../nbs/10_data.ipynb #fb5594c7
 def find_idx(
     root, # a folder
     name:str, # a key of `SETS`
+    whole:bool=True, # some but not all of the files are an error; otherwise they count as none
 ): # four paths, or None
     "The four idx files under `root`, wherever they usually are"
     root, folder = Path(root), SETS[name]['folder']
     for place in (root/name, root/folder/'raw', root/folder, root/'raw', root):
         found = [next((p for p in (place/f, place/f'{f}.gz') if p.is_file()), None) for f in FILES]
         if all(found): return found
-        if any(found): raise MissingDataError(f'{place} holds some idx files, but not {", ".join(f for f, p in zip(FILES, found) if p is None)}')
+        if any(found) and whole: raise MissingDataError(f'{place} holds some idx files, but not {", ".join(f for f, p in zip(FILES, found) if p is None)}')
 
 def read_idx_set(
     paths, # four paths, in the order of `FILES`
@@ -144,6 +149,7 @@ def _own(name, arrays, note):
     "Number the labels and measure the normalisation of a user's arrays"
     x_train, y_train, x_test, y_test = arrays
     if not len(x_train) or not len(x_test): raise DataError(f'{name}: the {"test" if len(x_train) else "training"} set is empty')
+    if x_train.dtype.kind != x_test.dtype.kind or y_train.dtype.kind != y_test.dtype.kind: raise DataError(f'{name}: training data are {x_train.dtype} with labels {y_train.dtype}, test data {x_test.dtype} with labels {y_test.dtype}; they must be alike')
     if x_train.shape[1:] != x_test.shape[1:]: raise DataError(f'{name}: training samples have shape {x_train.shape[1:]}, test samples {x_test.shape[1:]}')
     classes, y_train = np.unique(y_train, return_inverse=True)
     if len(unseen := np.setdiff1d(y_test, classes)): raise DataError(f'{name}: the test set has classes that the training set lacks: {unseen[:5].tolist()}')
@@ -157,9 +163,12 @@ def read_npz(
 ): # (arrays, Signature, note)
     "A user's arrays; nothing pickled is read"
     try:
+        with zipfile.ZipFile(path) as z: size = sum(i.file_size for i in z.infolist())
+        check_fits(f'what {path} holds, in bytes,', size, bytes_each=1)
         with np.load(path, allow_pickle=False) as f: arrays = [f[k] for k in ('x_train', 'y_train', 'x_test', 'y_test')]
     except KeyError as e: raise DataError(f'{path}: {e.args[0]}; x_train, y_train, x_test and y_test are needed') from e
-    except (OSError, ValueError, EOFError, zlib.error) as e: raise DataError(f'{path} is not an .npz of plain arrays: {e}') from e
+    except TinyRPNError: raise
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, MemoryError, NotImplementedError, RuntimeError, TypeError) as e: raise DataError(f'{path} is not an .npz of plain arrays: {e}') from e
     for k, a in zip(('x_train', 'y_train', 'x_test', 'y_test'), arrays):
         if k[0] == 'x' and (a.ndim < 2 or not (a.dtype == np.uint8 or a.dtype.kind == 'f')): raise DataError(f'{path}: {k} is {a.dtype} of shape {a.shape}; uint8 or floating-point (N, ...) is needed')
         if k[0] == 'y' and (a.ndim != 1 or a.dtype.kind not in 'iuU'): raise DataError(f'{path}: {k} is {a.dtype} of shape {a.shape}; whole numbers or text (N,) are needed')
@@ -176,14 +185,20 @@ def open_image(
     "Open an image, or say in one line why not"
     from PIL import Image
     try:
-        with Image.open(path, formats=('PNG', 'JPEG')) as im: return im.convert('L' if im.mode in ('1', 'L', 'I', 'I;16') else 'RGB') if im.mode != 'RGBA' else _on_white(im)
+        with Image.open(path, formats=('PNG', 'JPEG')) as im: return plain_image(im)
     except FileNotFoundError: raise FileError(f'{path}: there is no such file') from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise DataError(f'{path} is not a PNG or JPEG image that can be read: {e}') from e
 
-def _on_white(im):
-    "A transparent image as it looks on white paper"
-    from PIL import Image
-    return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
+def plain_image(
+    im, # PIL image of any mode
+): # PIL image, 8-bit grey or RGB
+    "The image as one sees it: turned upright, on white paper where it is transparent, 16 bits scaled to 8"
+    from PIL import Image, ImageOps
+    im = ImageOps.exif_transpose(im)
+    if im.mode.startswith('I'): return Image.fromarray((np.asarray(im, dtype=np.float64).clip(0, 65535)/257).round().astype(np.uint8))
+    grey = im.mode in ('1', 'L', 'LA')
+    if 'A' in im.getbands() or 'transparency' in im.info: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
+    return im.convert('L' if grey else 'RGB')
 
 def read_folder(
     root # folder of class folders, or with train/ and test/ above them
@@ -191,7 +206,8 @@ def read_folder(
     "A user's images, one folder a class"
     root = Path(root)
     parts = [root/p for p in ('train', 'test')] if all((root/p).is_dir() for p in ('train', 'test')) else [root]
-    files = [sorted(p for p in part.glob('*/*') if p.suffix.lower() in _IMAGES) for part in parts]
+    visible = lambda p: not any(n.startswith(('.', '__')) for n in (p.name, p.parent.name))
+    files = [sorted(p for p in part.glob('*/*') if p.suffix.lower() in _IMAGES and visible(p)) for part in parts]
     if not files[0]: return None
     grey = open_image(files[0][0]).mode == 'L'
     first = _pixels(files[0][0], grey).shape
@@ -211,7 +227,9 @@ def _pixels(path, grey, shape=None):
 def _hold_out(x, y):
     "Every fifth sample of each class, in the order of the names, is for the test"
     test = np.zeros(len(y), bool)
-    for c in np.unique(y): test[np.flatnonzero(y == c)[4::5]] = True
+    for c, count in zip(*np.unique(y, return_counts=True)):
+        if count < 5: raise DataError(f'class {str(c)!r} has {count} images; at least 5 are needed where no test folder is given, since every fifth is held out')
+        test[np.flatnonzero(y == c)[4::5]] = True
     return (x[~test], y[~test]), (x[test], y[test])
 
 # %% ../nbs/10_data.ipynb #c4de43d4
@@ -249,7 +267,7 @@ def download(
     say(f'{name}: not found here, trying to download it to {folder} ...')
     try: got = all(fetch([m + f for m in source.mirrors], folder/f, md5) for f, md5 in source.resources)
     except OSError as e: say(f'{name}: {folder} cannot be written ({e})'); return None
-    return find_idx(folder, name) if got else None
+    return find_idx(folder, name, whole=False) if got else None
 
 # %% ../nbs/10_data.ipynb #02960d8b
 SAMPLE = 'the packaged sample of 2,000 training and 500 test digits, not the full MNIST'
@@ -287,22 +305,22 @@ def _read_path(name, root):
     if root.is_file():
         if root.suffix != '.npz': raise DataError(f'data={str(root)!r}: a folder or an .npz file is needed')
         return read_npz(root)
-    if paths := find_idx(root, name): return _from_idx(paths, name)
+    if paths := find_idx(root, name): return _from_idx(paths, name, f'from {root}')
     if found := read_folder(root): return found
     raise MissingDataError(f'data={str(root)!r} holds neither the idx files of {name} ({FILES[0]}[.gz], ...) nor class folders of PNG or JPEG images')
 
-def _from_idx(paths, name):
+def _from_idx(paths, name, where):
     arrays, known = read_idx_set(paths, name)
-    note = f'{name}, {len(arrays[0]):,} training and {len(arrays[2]):,} test images, {paths[0].parent}'
+    note = f'{name}, {len(arrays[0]):,} training and {len(arrays[2]):,} test images, {where}'
     return arrays, _signature(name, arrays[0].shape[1:]), note + ('' if known else ' (files with unknown check sums, used as they are)')
 
 def _search(name, download_it, say):
     "Look for a data set in the usual places"
     if (env := os.environ.get('TINYRPN_DATA')):
-        if paths := find_idx(env, name): return _from_idx(paths, name)
+        if paths := find_idx(env, name): return _from_idx(paths, name, 'from $TINYRPN_DATA')
         say(f'TINYRPN_DATA={env} does not hold {name}; looking elsewhere')
-    paths = find_idx(cache_dir(), name) or (download(name, say=say) if download_it else None)
-    if paths: return _from_idx(paths, name)
+    paths = find_idx(cache_dir(), name, whole=False) or (download(name, say=say) if download_it else None)
+    if paths: return _from_idx(paths, name, 'from the cache')
     if name == 'mnist': return read_sample()
     raise MissingDataError(f'{name} is not in $TINYRPN_DATA nor in {cache_dir()/name}, and could not be downloaded; put its four idx files there, or give their folder as --data')
 
@@ -312,8 +330,8 @@ def image_batch(
     signature, # the model's `Signature`
 ) -> torch.Tensor: # (len(images), m), normalised
     "Images as a model was trained to see them"
-    if len(signature.shape) != 3: raise ParameterError(f'this model takes inputs of shape {signature.shape}, not images')
-    arrays = [_as_input(open_image(im) if isinstance(im, (str, os.PathLike)) else im, signature) for im in images]
+    if len(signature.shape) != 3: raise ParameterError(f'this model takes inputs of shape {signature.shape or "unknown"}, not images; the data it was trained on say the shape')
+    arrays = [_as_input(open_image(im) if isinstance(im, (str, os.PathLike)) else plain_image(im), signature) for im in images]
     x = torch.tensor(np.stack(arrays), dtype=torch.float32).flatten(1)
     return (x - signature.mean)/signature.std
 

@@ -6,7 +6,8 @@
 __all__ = ['MODULES', 'FUNCTIONALS', 'Functional', 'find_function', 'make_function', 'as_function', 'Functions',
            'function_config', 'check_sizes']
 
-# %% ../nbs/00a_function.ipynb #5f3fc4b7
+# %% ../nbs/00a_function.ipynb #3d737972
+import inspect
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -19,7 +20,9 @@ Softmax LogSoftmax Softmin'''.split()
 FUNCTIONALS = '''layer_norm rms_norm normalize relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh
 hardshrink softshrink tanhshrink logsigmoid sigmoid tanh softplus softsign softmax log_softmax softmin'''.split()
 
-# %% ../nbs/00a_function.ipynb #7ec0fc3d
+# %% ../nbs/00a_function.ipynb #c52974be
+def _text(arguments): return ', '.join(f'{k}={v!r}' for k,v in arguments.items())
+
 class Functional(nn.Module):
     "A function of `torch.nn.functional` with its arguments, as a module"
     def __init__(self,
@@ -27,6 +30,9 @@ class Functional(nn.Module):
         **arguments): # passed on at each call
         super().__init__()
         self.function, self.arguments = function, arguments
+        try: inspect.signature(getattr(F, function)).bind(None, **arguments)
+        except TypeError as e: raise ParameterError(f'{function}({_text(arguments)}): {e}') from e
+        except ValueError: return # a function written in C++, which checks its arguments when called
     def forward(self, x): return getattr(F, self.function)(x, **self.arguments)
     def extra_repr(self): return ', '.join([self.function, *(f'{k}={v!r}' for k,v in self.arguments.items())])
 
@@ -57,7 +63,8 @@ def make_function(
     known = constructor_params(found)
     arguments.update({k:size for k in _SIZES if k in known and k not in arguments and size})
     arguments.update({k:False for k in _AFFINE if k in known and k not in arguments})
-    return found(**arguments)
+    try: return found(**arguments)
+    except (TypeError, ValueError, RuntimeError) as e: raise ParameterError(f'{found.__name__}({_text(arguments)}): {e}') from e
 
 # %% ../nbs/00a_function.ipynb #2d117158
 def as_function(
@@ -101,6 +108,6 @@ def check_sizes(
     "Raise `ShapeError` if a function of the chain is built for another width"
     for f in functions:
         for k in _SIZES:
-            have = getattr(f, k, size)
+            have = getattr(f, k, getattr(f, 'arguments', {}).get(k, size))
             have = have[-1] if isinstance(have, (tuple, list)) and len(have) == 1 else have
             if have != size: raise ShapeError(f'{where}: {type(f).__name__}({k}={have}) meets {size:,} numbers; {k}={size} is needed')

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['plot_history', 'confusion_matrix', 'plot_confusion', 'plot_digits', 'worst', 'plot_weights', 'save_curves']
 
-# %% ../nbs/13_visual.ipynb #c86bf08a
+# %% ../nbs/13_visual.ipynb #76201fd2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from .core import *
+from .core import replace_file
 from .learner import History
 
 # %% ../nbs/13_visual.ipynb #adf0f2d8
@@ -69,7 +70,16 @@ def plot_confusion(
     ax.set(xticks=range(len(counts)), yticks=range(len(counts)), xticklabels=names, yticklabels=names, xlabel='predicted', ylabel='true', title=f'{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts)/max(counts.sum(), 1):.1%})')
     return ax
 
-# %% ../nbs/13_visual.ipynb #4bd76859
+# %% ../nbs/13_visual.ipynb #3bfdb210
+def _grid(axes, count, columns, width, height):
+    "Bare axes for `count` pictures, `columns` in a row: those given, or new ones"
+    if axes is None:
+        import matplotlib.pyplot as plt
+        rows = max(1, -(-count//columns))
+        axes = plt.subplots(rows, columns, figsize=(width*columns, height*rows), layout='constrained', squeeze=False)[1]
+    for ax in np.ravel(axes): ax.axis('off')
+    return np.ravel(axes)
+
 def plot_digits(
     x, # (N, h*w) or (N, h, w), as numbers of any range
     y_pred, # (N,) predicted classes
@@ -80,12 +90,7 @@ def plot_digits(
 ): # the axes, flat
     "A grid of images, each with what the model took it for"
     if len(x) != len(y_pred): raise ShapeError(f'x has {len(x)} images and y_pred {len(y_pred)}; they must be equal')
-    if axes is None:
-        import matplotlib.pyplot as plt
-        rows = max(1, -(-len(x)//columns))
-        axes = plt.subplots(rows, columns, figsize=(1.15*columns, 1.4*rows), layout='constrained', squeeze=False)[1]
-    axes = np.ravel(axes)
-    for ax in axes: ax.axis('off')
+    axes = _grid(axes, len(x), columns, 1.15, 1.4)
     for i, (ax, image) in enumerate(zip(axes, np.asarray(x))):
         side = int(image.size**0.5)
         wrong = y_true is not None and int(y_true[i]) != int(y_pred[i])
@@ -113,16 +118,11 @@ def plot_weights(
 ): # the axes, flat
     "The weights that multiply the inputs themselves, an image for each output"
     units = list(range(min(head.n, 10))) if units is None else list(units)
-    if bad := [u for u in units if not 0 <= u < head.n]: raise ParameterError(f'units={bad}: the head has the outputs 0 to {head.n - 1}')
+    if bad := [u for u in units if not 0 <= u < head.n] or ([] if units else ['none']): raise ParameterError(f'units={bad}: the head has the outputs 0 to {head.n - 1}')
     with torch.no_grad(): W = head.reconciliation(head.weight.mean(0), head.n, head.D)[units, :head.m].float().cpu().numpy()
     shape = shape or (int(head.m**0.5),)*2
     if np.prod(shape) != head.m: raise ShapeError(f'shape={shape}: the head has {head.m} inputs; give the shape (height, width) of the image')
-    if axes is None:
-        import matplotlib.pyplot as plt
-        columns = min(5, len(units)); rows = -(-len(units)//columns)
-        axes = plt.subplots(rows, columns, figsize=(1.6*columns, 1.8*rows), layout='constrained', squeeze=False)[1]
-    axes, limit = np.ravel(axes), abs(W).max() or 1
-    for ax in axes: ax.axis('off')
+    axes, limit = _grid(axes, len(units), min(5, len(units)), 1.6, 1.8), abs(W).max() or 1
     for ax, w, u in zip(axes, W, units): ax.imshow(w.reshape(shape), cmap='RdBu', vmin=-limit, vmax=limit); ax.set_title(f'output {u}', fontsize=9)
     return axes
 
@@ -135,4 +135,4 @@ def save_curves(
     "The three curves as a picture file"
     fig = Figure(figsize=(12, 3.4), layout='constrained')
     plot_history(history, fig.subplots(1, 3), title)
-    fig.savefig(path, dpi=110)
+    replace_file(path, lambda p: fig.savefig(p, dpi=110))

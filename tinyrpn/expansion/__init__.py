@@ -35,7 +35,9 @@ class Lazy:
         D:int, # length of kappa(x)
         expand): # x -> (batch, D)
         self.x, self.D, self.expand = x, D, expand
-    def dense(self): return self.expand(self.x)
+    def dense(self):
+        check_fits('kappa(x)', self.x.shape[0], self.D, bytes_each=self.x.element_size(), device=self.x.device)
+        return self.expand(self.x)
     def dot(self, M): return self.dense() @ M.T
     def dot_sum(self, M): return self.dot(M), M.sum(1)
     def total(self): return wide(self.dense()).sum(1)
@@ -117,8 +119,7 @@ def forward(self:Expansion,
 ) -> torch.Tensor: # (batch, dim(m))
     "kappa(x) in full; `TooLargeError` says how large it would have been"
     check_batch(x, who=self.name)
-    check_fits(f'kappa(x) of {self!r}', x.shape[0], self.dim(x.shape[1]), bytes_each=x.element_size(), device=x.device)
-    return self.post(self.expand(self.pre(x)))
+    return self.post(Lazy(x := self.pre(x), self.dim(x.shape[1]), self.expand).dense())
 
 @patch
 def lazy(self:Expansion,

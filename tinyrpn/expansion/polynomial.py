@@ -17,10 +17,11 @@ from . import Expansion, Lazy, no_autocast, wide
 class TaylorExpansion(Expansion):
     r"$\kappa(x) = [x, x \otimes x, \ldots, x^{\otimes d}]$ and $D = m + m^2 + \cdots + m^d$"
     def __init__(self,
-        d:int=2, # degree, at least 1
+        d:int=2, # degree, 1 to 100
         **kwargs):
         super().__init__(**kwargs)
         self.d = check_int('d', d)
+        if self.d > 100: raise ParameterError(f'd={d}: at most 100 is accepted')
     def dim(self, m): return sum(check_int('m', m)**i for i in range(1, self.d + 1))
     def expand(self, x):
         terms = [x]
@@ -28,14 +29,16 @@ class TaylorExpansion(Expansion):
         return torch.cat(terms, 1)
     def lazy_expand(self, x): return LazyTaylor2(x, self.dim(x.shape[1]), self.expand) if self.d == 2 else super().lazy_expand(x)
 
-# %% ../../nbs/01a_polynomial.ipynb #15bd5aad
+# %% ../../nbs/01a_polynomial.ipynb #c55adf4f
 class Bilinear(torch.autograd.Function):
     "U (B, p), X (B, q), W (k, p, q) -> (B, k): out[b, j] = U[b] @ W[j] @ X[b]"
     @staticmethod
-    def forward(ctx, U, X, W):
-        ctx.save_for_backward(U, X, W)
+    def forward(U, X, W):
         T = (W.flatten(0, 1) @ X.T).unflatten(0, W.shape[:2])  # (k, p, B); W X' is twice as fast as X W'
         return (T * U.T).sum(1).T
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, G):
