@@ -91,7 +91,7 @@ def cmd_train(args) -> int:
     check_int('epochs', learner.default_epochs)
     learner.prepare()
     learner.callbacks.append(make_estimate())
-    folder = output_folder(args.out, cfg.name, cfg.yaml(), args.overwrite)
+    folder = output_folder(args.out, cfg.name, cfg.to_yaml(), args.overwrite)
     print(model, f'\ntraining on {device}, seed {cfg.seed}, results in {folder}', sep='\n', flush=True)
     try: learner.fit()
     finally: kept = save_run(learner, cfg, folder)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['set_random_seed', 'rpn_config', 'save_ckpt', 'data', 'rpn_output', 'metric_class', 'backward_learner']
 
-# %% ../nbs/16_compat.ipynb #cb929d28
+# %% ../nbs/16_compat.ipynb #70db324d
 import json, time
 from pathlib import Path
 import torch, yaml
 from .core import *
 from .config import Config, load_config
-from .learner import Callback, Learner, ProgressBar, as_prediction
+from .learner import Callback, ProgressBar, as_prediction, make_metric
 from .core import replace_file
 
 # %% ../nbs/16_compat.ipynb #24a59d76
@@ -59,7 +59,6 @@ class rpn_output:
 
 def metric_class(cfg):
     "A class named as the metric is, since the script prints its name"
-    from tinyrpn.learner import make_metric
     name = cfg.learner_spec.get('metrics', 'accuracy')
     def evaluate(self, y_true, y_pred, y_score, **kwargs):
         scores = torch.as_tensor(y_score)

@@ -18,7 +18,7 @@ from .function import find_function, make_function
 from .core import replace_file
 from .model import RPN, RPNLayer, RPNHead
 from .data import SETS, load_data
-from .learner import METRICS, Learner, check_torch_part, torch_class
+from .learner import Learner, check_torch_part, torch_class
 
 # %% ../nbs/12_config.ipynb #ad89152f
 class ConfigError(TinyRPNError, ValueError): "A config file says something that is not understood; the message says where"
@@ -477,7 +477,7 @@ def override(self:Config,
     return Config(new)
 
 @patch
-def yaml(self:Config) -> str:
+def to_yaml(self:Config) -> str:
     "The file's text"
     return yaml.safe_dump(self.raw, sort_keys=False, allow_unicode=True, default_flow_style=None, width=140)
 
@@ -486,7 +486,7 @@ def save(self:Config,
     path # of the .yaml file
 ):
     "Write the config as it was read"
-    replace_file(path, lambda p: p.write_text(self.yaml(), encoding='utf-8'))
+    replace_file(path, lambda p: p.write_text(self.to_yaml(), encoding='utf-8'))
 
 @patch
 def __repr__(self:Config):

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['plot_history', 'confusion_matrix', 'plot_confusion', 'plot_digits', 'worst', 'plot_weights', 'save_curves']
 
-# %% ../nbs/13_visual.ipynb #76201fd2
+# %% ../nbs/13_visual.ipynb #247c1d19
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from .core import *
 from .core import replace_file
-from .learner import History
 
 # %% ../nbs/13_visual.ipynb #adf0f2d8
 def _axes(ax, count=1, size=(4, 3)):

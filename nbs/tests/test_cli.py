@@ -52,7 +52,7 @@ def test_same_seed_same_history(small):
 
 @pytest.mark.parametrize('args, message', [
     (['train', 'mnits'], "Did you mean 'mnist'?"), (['train', 'small.yaml', '--device', 'cuda:7'], 'Present:'), (['train', 'small.yaml', '--data', 'nowhere'], 'no such file or folder'),
-    (['train', 'small.yaml', '--lr', 'inf'], 'a positive number is needed'), (['predict', 'no.safetensors', 'x.png'], 'there is no such file'), (['train', 'small.yaml', '--data', 'tiny.npz'], 'takes m=784')])
+    (['train', 'small.yaml', '--lr', 'inf'], 'a positive number is needed'), (['train', 'small.yaml', '--epochs', 'two'], 'argument --epochs'), (['train', 'x'*300], 'no file of that name'), (['tran'], 'invalid choice'), (['predict', 'no.safetensors', 'x.png'], 'there is no such file'), (['train', 'small.yaml', '--data', 'tiny.npz'], 'takes m=784')])
 def test_a_mistake_is_one_line_and_status_2(small, args, message):
     x = np.zeros((4, 3, 3), np.uint8)
     np.savez('tiny.npz', x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
@@ -69,7 +69,7 @@ def test_huge_pages_are_announced_and_the_users_choice_stays(small):
 def test_ctrl_c_keeps_what_was_learnt():
     Path('long.yaml').write_text(SMALL.replace('EPOCHS', '100000'))
     p = subprocess.Popen([sys.executable, '-m', 'tinyrpn', 'train', 'long.yaml', '--device', 'cpu'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while 'epoch   2/' not in p.stdout.readline(): assert p.poll() is None
+    while 'epoch   1/' not in p.stdout.readline(): assert p.poll() is None
     p.send_signal(signal.SIGINT)
     out, _ = p.communicate(timeout=60)
     assert p.returncode == 130 and 'interrupted in epoch' in out
@@ -90,6 +90,27 @@ def test_own_images(small):
         for i in range(10):
             Path('pictures', c).mkdir(parents=True, exist_ok=True)
             Image.fromarray((rng.integers(0, 100, (28, 28)) + 155*(c == 'light')).astype(np.uint8)).save(f'pictures/{c}/{i}.png')
+    assert 'the data have 2 classes and the model has n=10 outputs' in tinyrpn('train', small, '--data', 'pictures').stderr
+    Path(small).write_text(Path(small).read_text().replace('[784, 10]', '[784, 2]'))
     run = tinyrpn('train', small, '--data', 'pictures', '--epochs', 3, '--device', 'cpu')
     assert run.returncode == 0 and 'every fifth of a class' in run.stdout, run.stderr
     assert 'dark' in tinyrpn('predict', 'runs/small/model.safetensors', 'pictures/dark/0.png').stdout
+
+
+def test_two_runs_do_not_share_a_folder():
+    Path('small.yaml').write_text(SMALL.replace('EPOCHS', '3'))
+    runs = [subprocess.Popen([sys.executable, '-m', 'tinyrpn', 'train', 'small.yaml', '--device', 'cpu'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [r.wait(timeout=120) for r in runs] == [0, 0]
+    assert all(Path(f, 'model.safetensors').is_file() for f in ('runs/small', 'runs/small-2'))
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals differ')
+def test_interrupted_in_the_first_epoch():
+    "The model so far is kept, and only files that exist are named"
+    Path('slow.yaml').write_text(SMALL.replace('EPOCHS', '5').replace('batch_size: 50', 'batch_size: 1'))
+    p = subprocess.Popen([sys.executable, '-m', 'tinyrpn', 'train', 'slow.yaml', '--device', 'cpu'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while 'about ' not in p.stdout.readline(): assert p.poll() is None
+    p.send_signal(signal.SIGINT)
+    out, _ = p.communicate(timeout=60)
+    named = out.split('results: ')[-1].split('(')[-1].split(')')[0].split(', ')
+    assert p.returncode == 130 and 'model.safetensors' in named and all(Path('runs/small', f).is_file() for f in named)

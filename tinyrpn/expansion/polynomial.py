@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['TaylorExpansion', 'Bilinear', 'LazyTaylor2']
 
-# %% ../../nbs/01a_polynomial.ipynb #1aaf63e4
+# %% ../../nbs/01a_polynomial.ipynb #cdef6b28
 import torch
-from torch import nn
 from fastcore.meta import delegates
 from ..core import *
 from . import Expansion, Lazy, no_autocast, wide
