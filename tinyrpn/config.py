@@ -478,7 +478,7 @@ def override(self:Config,
 
 @patch
 def to_yaml(self:Config) -> str:
-    "The file's text"
+    "The configuration as YAML"
     return yaml.safe_dump(self.raw, sort_keys=False, allow_unicode=True, default_flow_style=None, width=140)
 
 @patch

@@ -85,7 +85,8 @@ class Table(list):
     "Rows (dicts with the same keys) that print as an aligned table"
     def _show(self, style): return tabulate(self, headers='keys', tablefmt=style, intfmt=',', disable_numparse=[])
     def __repr__(self): return self._show('simple')
-    def _repr_markdown_(self): return self._show('github')
+    def _repr_markdown_(self): # a bar would end the cell
+        return Table({k:v.replace('|', r'\|') if isinstance(v, str) else v for k,v in row.items()} for row in self)._show('github')
 
 # %% ../nbs/00_core.ipynb #410b65ab
 _registry = {} # kind -> {snake_case name -> class}

@@ -64,7 +64,7 @@ class Data:
         x = torch.tensor(x) # a copy: the caller's array stays as it is
         x = x.flatten(1).float().div_(1 if x.is_floating_point() else 255)
         if not x.isfinite().all(): raise DataError('the data hold NaN or infinite numbers')
-        return x.sub_(self.signature.mean).div_(self.signature.std), torch.as_tensor(np.asarray(y)).long()
+        return x.sub_(self.signature.mean).div_(self.signature.std), torch.tensor(np.asarray(y)).long()
 
     def __repr__(self): return f'{self.signature.name}: {len(self.train.x):,} training and {len(self.test.x):,} test samples of {"x".join(map(str, self.signature.shape))}, {len(self.signature.classes)} classes ({self.note})'
 

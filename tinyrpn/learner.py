@@ -111,7 +111,7 @@ def save(self:History,
     def write(p):
         with open(p, 'w', newline='') as f:
             if Path(path).suffix == '.json': return json.dump({'rows': self.rows, 'steps': self.steps}, f)
-            writer = csv.DictWriter(f, list(dict.fromkeys(k for r in self.rows for k in r)))
+            writer = csv.DictWriter(f, list(dict.fromkeys(k for r in self.rows for k in r)), lineterminator='\n')
             writer.writeheader(); writer.writerows(self.rows)
     if Path(path).suffix not in ('.csv', '.json'): raise FileError(f'{path}: .csv or .json is needed')
     replace_file(path, write)

@@ -30,7 +30,7 @@ class Remainder(Component, nn.Module, kind='remainder'):
 
     def compute(self, x, params, n):
         "The remainder before its activation; each subclass says it"
-        raise TypeError(f'{type(self).__name__} does not define compute(x, params, n)')
+        raise ParameterError(f'{type(self).__name__} does not define compute(x, params, n)')
 
     def forward(self,
         x:torch.Tensor, # (batch, m)

@@ -98,13 +98,13 @@ class Expansion(Component, nn.Module, kind='expansion'):
         m:int # length of x
     ) -> int: # D, the length of kappa(x)
         "The length of the expansion, computed from m alone; each subclass says it"
-        raise TypeError(f'{type(self).__name__} does not define dim(m)')
+        raise ParameterError(f'{type(self).__name__} does not define dim(m)')
 
     def expand(self,
         x:torch.Tensor # (batch, m)
     ) -> torch.Tensor: # (batch, D)
         "The expansion itself; each subclass says it"
-        raise TypeError(f'{type(self).__name__} does not define expand(x)')
+        raise ParameterError(f'{type(self).__name__} does not define expand(x)')
 
     def lazy_expand(self,
         x:torch.Tensor # (batch, m)

@@ -33,7 +33,7 @@ class Bilinear(torch.autograd.Function):
     "U (B, p), X (B, q), W (k, p, q) -> (B, k): out[b, j] = U[b] @ W[j] @ X[b]"
     @staticmethod
     def forward(U, X, W):
-        T = (W.flatten(0, 1) @ X.T).unflatten(0, W.shape[:2])  # (k, p, B); W X' is twice as fast as X W'
+        T = (W.flatten(0, 1) @ X.T).unflatten(0, W.shape[:2])  # (k, p, B)
         return (T * U.T).sum(1).T
 
     @staticmethod

@@ -18,7 +18,7 @@ class Reconciliation(Component, nn.Module, kind='reconciliation'):
         D:int # length of the expansion
     ) -> int: # l
         "How many parameters an n x D matrix needs; each subclass says it"
-        raise TypeError(f'{type(self).__name__} does not define numel(n, D)')
+        raise ParameterError(f'{type(self).__name__} does not define numel(n, D)')
 
     def forward(self,
         w:torch.Tensor, # (l,) parameters
@@ -26,7 +26,7 @@ class Reconciliation(Component, nn.Module, kind='reconciliation'):
         D:int # length of the expansion
     ) -> torch.Tensor: # (n, D)
         "The fabricated matrix; each subclass says it"
-        raise TypeError(f'{type(self).__name__} does not define forward(w, n, D)')
+        raise ParameterError(f'{type(self).__name__} does not define forward(w, n, D)')
 
     def contract(self,
         kappa, # a `Lazy`: kappa(x), unevaluated
