@@ -189,6 +189,7 @@ def read_layer(value, path):
     node.done()
     return LayerPlan(m, n, fusion, [copy.deepcopy(h) for h in [read_head(h, m, n) for h in heads] for _ in range(check_count(width, node.at('width')))], path)
 
+# %% ../nbs/12_config.ipynb #8a46e491
 MOST = 10_000 # heads in a layer, layers in a model: more is a typing mistake
 def check_count(value, path):
     "A number of copies, at least 1 and not absurd"
@@ -287,6 +288,7 @@ def long_head(value, path, m, n):
     p.done()
     return plan
 
+# %% ../nbs/12_config.ipynb #79e8fb6e
 def long_layer(value, path):
     "A layer in the long form"
     node = Node(value, path)
@@ -336,6 +338,7 @@ def long_learner(node):
     p.done()
     return {k:v for k, v in res.items() if v is not None}
 
+# %% ../nbs/12_config.ipynb #e9c25775
 def long_named(node, key):
     "The name of `data_configs`, `metric_configs`, ..., and their parameters"
     path, name = node.at(f'{key}_class'), node.take(f'{key}_class', kind=str)
@@ -476,6 +479,7 @@ def override(self:Config,
         new['learner']['optimizer'] = {**(spec if isinstance(spec, dict) else {'name': spec}), 'lr': lr}
     return Config(new)
 
+# %% ../nbs/12_config.ipynb #29fdd15c
 @patch
 def to_yaml(self:Config) -> str:
     "The configuration as YAML"

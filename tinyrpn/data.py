@@ -200,6 +200,7 @@ def plain_image(
     if 'A' in im.getbands() or 'transparency' in im.info: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
     return im.convert('L' if grey else 'RGB')
 
+# %% ../nbs/10_data.ipynb #f3c22ae6
 def read_folder(
     root # folder of class folders, or with train/ and test/ above them
 ): # (arrays, Signature, note), or None if it holds no class folders with images
@@ -298,6 +299,7 @@ def load_data(
     say(f'data: {note}')
     return Data(*arrays, signature, batch_size, test_batch_size, note)
 
+# %% ../nbs/10_data.ipynb #be2ac1f9
 def _read_path(name, root):
     "What a path holds: an .npz, idx files, or images"
     root = Path(root)
@@ -345,6 +347,7 @@ def _as_input(image, signature):
     if ink.shape == (height, width): return ink
     return _centred(ink, height, width) if signature.name == 'mnist' else _scaled(_grey(ink), (width, height))
 
+# %% ../nbs/10_data.ipynb #bf7e13c3
 def _light_on_dark(a): # (h, w) in 0..1
     "Inverted when the border is light"
     border = np.concatenate([a[0], a[-1], a[:, 0], a[:, -1]])

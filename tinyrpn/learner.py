@@ -258,6 +258,7 @@ def _diverged(self:Learner, value):
     state = 'the weights are as they are' if not kept else 'the weights are those of the last good epoch' if self.epoch else 'the weights are the initial ones again'
     raise DivergedError(f'the loss became {value} in epoch {self.epoch + 1}, step {self.step + 1}; {state}. Try a smaller learning rate (lr={lr:g}), a LayerNorm after the expansion, or inputs scaled to about 1')
 
+# %% ../nbs/11_learner.ipynb #260f8353
 @patch
 def _train_epoch(self:Learner):
     "All batches once; returns loss (averaged over samples) and metrics"
@@ -351,6 +352,7 @@ def measure(self:Learner,
         for m in self.metrics.values(): m.update(logits, y)
     return dict(loss=total/count, **{k: float(m.compute()) for k,m in self.metrics.items()})
 
+# %% ../nbs/11_learner.ipynb #ccd8b5dc
 @patch
 def predict(self:Learner,
     x, # (N, m) tensor or array, or a loader, with labels or without

@@ -22,6 +22,11 @@ def tinyrpn(*args, **env):
     return subprocess.run([sys.executable, '-m', 'tinyrpn', *map(str, args)], capture_output=True, text=True, env={**os.environ, **env})
 
 
+def start(*args):
+    "A run of its own that hears Ctrl-C, even when these tests run in the background, where signals are ignored"
+    return subprocess.Popen([sys.executable, '-m', 'tinyrpn', *args], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+
 @pytest.fixture
 def small():
     Path('small.yaml').write_text(SMALL.replace('EPOCHS', '1'))
@@ -68,7 +73,7 @@ def test_huge_pages_are_announced_and_the_users_choice_stays(small):
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals differ')
 def test_ctrl_c_keeps_what_was_learnt():
     Path('long.yaml').write_text(SMALL.replace('EPOCHS', '100000'))
-    p = subprocess.Popen([sys.executable, '-m', 'tinyrpn', 'train', 'long.yaml', '--device', 'cpu'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    p = start('train', 'long.yaml', '--device', 'cpu')
     while 'epoch   1/' not in p.stdout.readline(): assert p.poll() is None
     p.send_signal(signal.SIGINT)
     out, _ = p.communicate(timeout=60)
@@ -108,7 +113,7 @@ def test_two_runs_do_not_share_a_folder():
 def test_interrupted_in_the_first_epoch():
     "The model so far is kept, and only files that exist are named"
     Path('slow.yaml').write_text(SMALL.replace('EPOCHS', '5').replace('batch_size: 50', 'batch_size: 1'))
-    p = subprocess.Popen([sys.executable, '-m', 'tinyrpn', 'train', 'slow.yaml', '--device', 'cpu'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    p = start('train', 'slow.yaml', '--device', 'cpu')
     while 'about ' not in p.stdout.readline(): assert p.poll() is None
     p.send_signal(signal.SIGINT)
     out, _ = p.communicate(timeout=60)
