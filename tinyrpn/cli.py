@@ -77,11 +77,11 @@ def output_folder(
     while holds_run(folder) or not claim(folder, text): folder, i = Path('runs')/f'{name}-{i}', i + 1
     return folder
 
-# %% ../nbs/15_cli.ipynb #73f4223c
+# %% ../nbs/15_cli.ipynb #a3c095bc
 def cmd_train(args) -> int:
     "`tinyrpn train`"
     from tinyrpn.config import load_config
-    cfg = load_config(args.config).override(args.epochs, args.batch_size, args.lr, args.seed)
+    cfg = load_config(args.config).override(args.epochs, args.batch_size, args.lr, args.seed, args.device)
     device = pick_device(args.device) if args.device else pick_device(cfg.device or 'auto', fallback=True)
     if cfg.seed is not None: set_seed(cfg.seed)
     data = cfg.data(args.data)
