@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from .core import *
 from .function import find_function, make_function
 from .core import replace_file
+from .contraction import check_contraction
 from .model import RPN, RPNLayer, RPNHead
 from .data import SETS, load_data
 from .learner import Learner, check_torch_part, torch_class
@@ -149,13 +150,16 @@ def checked_function(part):
         if isinstance(found, type): check_params(found, part.params)
     return part
 
+_COMPOSED = 'composition_functions', 'composition_function_configs', 'expansion_functions', 'expansion_function_configs' # the parts of a composed expansion
+
 def read_part(node, key, kind, default=_MISSING):
     "A component in the short form; one that does not exist is refused when it is built"
     value = node.take(key, default=default)
     n = Node({'name': value} if isinstance(value, str) else value, node.at(key))
     name = n.take('name', kind=str)
     functions = {k:read_functions(n, k) for k in ('pre', 'post', 'activation') if n.has(k)}
-    part = Part(name, {**n.rest, **functions}, n.path)
+    inner = {'composition_functions': n.take(*_COMPOSED)} if kind == 'expansion' and n.has(*_COMPOSED) else {}
+    part = Part(name, {**n.rest, **functions, **inner}, n.path)
     check_known(part, kind)
     return part
 
@@ -167,27 +171,28 @@ def check_known(part, kind):
     for k in part.params:
         if k not in known: raise ConfigError(f'{part.path}.{k}: unknown key.{nearest(k, known)}')
 
-# %% ../nbs/12_config.ipynb #39e987cb
-_HEAD_KEYS = 'expansion', 'reconciliation', 'remainder', 'channels', 'bias', 'output', 'contraction'
+# %% ../nbs/12_config.ipynb #87b63cea
+_HEAD_KEYS = 'expansion', 'reconciliation', 'remainder', 'channels', 'bias', 'output'
 
-def read_head(node, m, n):
+def read_head(node, m, n, contraction='auto'):
     "A head in the short form"
     m, n = node.take('m', default=m, kind=int), node.take('n', default=n, kind=int)
     plan = HeadPlan(m, n, read_part(node, 'expansion', 'expansion'), read_part(node, 'reconciliation', 'reconciliation', 'identity'), read_part(node, 'remainder', 'remainder', 'zero'), node.path,
-                    node.take('channels', default=1, kind=int), node.take('bias', default=False, kind=bool), read_functions(node, 'output'), node.take('contraction', default='auto', kind=str))
+                    node.take('channels', default=1, kind=int), node.take('bias', default=False, kind=bool), read_functions(node, 'output'), node.take('contraction', default=contraction, kind=str))
     node.done()
     return plan
 
-def read_layer(value, path):
+def read_layer(value, path, contraction='auto'):
     "A layer in the short form: heads listed, or one head's keys beside m and n, `width` times"
     node = Node(value, path)
+    contraction = node.take('contraction', default=contraction, kind=str)
     m, n, width = node.take('m', kind=int), node.take('n', kind=int), node.take('width', default=1, kind=int)
     fusion = read_part(node, 'fusion', 'fusion', 'average')
     inline = {k:node.take(k) for k in _HEAD_KEYS if node.has(k)}
     heads = [Node(v, p) for v, p in node.items('heads')] if node.has('heads') else [Node(inline, path)]
     if inline and len(heads) and heads[0].path != path: raise ConfigError(f'{path}: found heads beside {", ".join(inline)}; give one or the other')
     node.done()
-    return LayerPlan(m, n, fusion, [copy.deepcopy(h) for h in [read_head(h, m, n) for h in heads] for _ in range(check_count(width, node.at('width')))], path)
+    return LayerPlan(m, n, fusion, [copy.deepcopy(h) for h in [read_head(h, m, n, contraction) for h in heads] for _ in range(check_count(width, node.at('width')))], path)
 
 # %% ../nbs/12_config.ipynb #8a46e491
 MOST = 10_000 # heads in a layer, layers in a model: more is a typing mistake
@@ -198,10 +203,11 @@ def check_count(value, path):
     return value
 
 def read_model(node):
-    "The layers of a model in the short form"
+    "The layers of a model in the short form; what it says of contraction holds for heads that say nothing"
+    contraction = node.take('contraction', default='auto', kind=str)
     if not node.has('dims'):
         if not isinstance(node.rest.get('layers', []), list): raise ConfigError(f'{node.at("layers")}: found {node.rest["layers"]!r}; a list of layers is needed')
-        layers = [read_layer(v, p) for v, p in node.items('layers')]
+        layers = [read_layer(v, p, contraction) for v, p in node.items('layers')]
         node.done()
         if not layers: raise ConfigError(f'{node.path}.layers: at least one layer is needed')
         return layers
@@ -209,7 +215,7 @@ def read_model(node):
     if len(dims) < 2 or not all(type(d) is int and d > 0 for d in dims): raise ConfigError(f'{node.at("dims")}: found {dims}; two or more whole numbers are needed, such as [784, 64, 10]')
     shared = {k:node.take(k) for k in ('width', 'fusion', *_HEAD_KEYS) if node.has(k)}
     node.has('layers'); node.done()
-    return [read_layer({'m': m, 'n': n, **copy.deepcopy(shared)}, node.path) for m, n in zip(dims, dims[1:])]
+    return [read_layer({'m': m, 'n': n, **copy.deepcopy(shared)}, node.path, contraction) for m, n in zip(dims, dims[1:])]
 
 # %% ../nbs/12_config.ipynb #712fb345
 _TINYBIG = re.compile(r'tinybig\.(\w+)\.(?:\w+\.)*(\w+)')
@@ -238,7 +244,10 @@ def long_functions(node, role):
 
 def long_part(node, key, role, kind):
     "A component in either dialect; returns (Part, enable_bias)"
-    n = node.child(*key if isinstance(key, tuple) else (key,), empty_ok=False)
+    return read_long(node.child(*key if isinstance(key, tuple) else (key,), empty_ok=False), role, kind)
+
+def read_long(n, role, kind):
+    "The component that a node of the long form describes"
     keys = 'function_class', f'{role}_class'
     name = tinybig_name(n.at(n.has(*keys) or keys[0]), n.take(*keys, kind=str), kind)
     params = n.child('function_parameters', f'{role}_parameters')
@@ -249,7 +258,8 @@ def long_part(node, key, role, kind):
         functions[ours] = long_functions(params, theirs) + outside
     n.done(); idle_keys(params)
     bias = params.take('enable_bias', default=False, kind=bool)
-    part = Part(name, {**params.rest, **{k:v for k, v in functions.items() if v}}, params.path)
+    inner = [read_long(Node(v, p), role, kind)[0].short() for v, p in params.items(*_COMPOSED)] if kind == 'expansion' else []
+    part = Part(name, {**params.rest, **{k:v for k, v in functions.items() if v}, **({'composition_functions': inner} if inner else {})}, params.path)
     check_known(part, kind)
     return part, bias
 
@@ -465,7 +475,7 @@ def short(self:Config) -> dict:
 
 @patch
 def override(self:Config,
-    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None # new values; None keeps the file's
+    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None, contraction:str=None # new values; None keeps the file's
 ) -> Config:
     "The same experiment with other numbers, in the short form"
     new = self.short()
@@ -473,6 +483,9 @@ def override(self:Config,
     if batch_size is not None: new.setdefault('data', {})['batch_size'] = check_int('batch_size', batch_size)
     if seed is not None: new['seed'] = check_int('seed', seed, low=0)
     if device is not None: new['device'] = device
+    if contraction is not None:
+        check_contraction(contraction)
+        for h in [h for l in new.get('model', {}).get('layers', []) for h in l['heads']]: h['contraction'] = contraction
     if lr is not None:
         if not (lr > 0 and math.isfinite(lr)): raise ParameterError(f'lr={lr}: a positive number is needed')
         spec = new.setdefault('learner', {}).get('optimizer') or 'AdamW'

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TinyRPNError', 'ParameterError', 'ShapeError', 'UnknownNameError', 'UnknownParameterError', 'DeviceError',
-           'TooLargeError', 'FileError', 'nearest', 'check_int', 'memory_free', 'check_fits', 'Table', 'Component',
-           'constructor_params', 'import_families', 'registry', 'names', 'lookup', 'check_params', 'create', 'devices',
-           'pick_device', 'set_seed', 'random_state', 'restore_random_state']
+           'TooLargeError', 'RangeError', 'FileError', 'nearest', 'check_int', 'check_number', 'check_range_of',
+           'memory_free', 'check_fits', 'Table', 'Component', 'constructor_params', 'import_families', 'registry',
+           'names', 'lookup', 'check_params', 'create', 'devices', 'pick_device', 'set_seed', 'random_state',
+           'restore_random_state']
 
 # %% ../nbs/00_core.ipynb #7ccbfdc4
 import difflib, importlib, inspect, math, operator, os, pkgutil, random, sys
@@ -23,6 +24,7 @@ class UnknownNameError(TinyRPNError, LookupError): "No component has this name"
 class UnknownParameterError(TinyRPNError, TypeError): "A component has no parameter of this name"
 class DeviceError(TinyRPNError, RuntimeError): "The device is not present"
 class TooLargeError(TinyRPNError, MemoryError): "The result would not fit in memory"
+class RangeError(TinyRPNError, ArithmeticError): "A number is too large for its precision"
 class FileError(TinyRPNError, OSError): "A file or folder cannot be read or written as asked"
 
 # %% ../nbs/00_core.ipynb #9572f858
@@ -47,6 +49,26 @@ def check_int(
     if number is None or number < low: raise ParameterError(f'{name}={value!r}: a whole number of at least {low} is needed')
     return number
 
+# %% ../nbs/00_core.ipynb #416453d5
+def check_number(
+    name:str, # the parameter's name, for the message
+    value, # what was given
+    positive:bool=False, # whether it must be above 0
+) -> float: # the value as a Python float
+    "Refuse whatever is not a finite number"
+    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or positive and number <= 0: raise ParameterError(f'{name}={value!r}: a {"positive " if positive else ""}number is needed')
+    return number
+
+def check_range_of(
+    name:str, # the parameter's name, for the message
+    value, # what was given: two numbers
+) -> tuple: # (low, high)
+    "Refuse whatever is not two finite numbers, the first below the second"
+    pair = tuple(check_number(name, v) for v in value) if isinstance(value, (tuple, list)) and len(value) == 2 else ()
+    if not pair or pair[0] >= pair[1]: raise ParameterError(f'{name}={value!r}: two numbers are needed, the lower one first, such as (-1, 1)')
+    return pair
+
 # %% ../nbs/00_core.ipynb #d7f18b82
 def memory_free(
     device='cpu', # a torch.device or its name
@@ -65,7 +87,7 @@ def check_fits(
 ):
     "Raise `TooLargeError` if a tensor of `shape` needs more memory than there is"
     need = bytes_each*math.prod(shape)
-    if need < 2**28: return # a quarter of a GiB is not worth asking
+    if need < 2**28 or str(device) == 'meta': return # a quarter of a GiB is not worth asking; on meta nothing is computed
     if need > (free := memory_free(device)): raise TooLargeError(f'{what} of shape {" x ".join(map(str, shape))} needs {need/2**30:,.1f} GiB; {free/2**30:,.1f} GiB are free')
 
 # %% ../nbs/00_core.ipynb #07ccf6e4

@@ -233,14 +233,15 @@ def prepare(self:Learner):
         copies = 1 + any(hasattr(c, 'restore') for c in self.callbacks) + 2*('Ada' in type(self.optimizer).__name__)
         check_fits(f'{type(self.optimizer).__name__} with gradients and a safe copy of the weights,', copies, sum(p.numel() for p in weights), bytes_each=weights[0].element_size() if weights else 4, device=self.device)
 
-# %% ../nbs/11_learner.ipynb #f30a748e
+# %% ../nbs/11_learner.ipynb #521cf226
 @patch
 def train_step(self:Learner,
     x:torch.Tensor, # (batch, ...)
     y:torch.Tensor # (batch,)
 ) -> dict: # loss, score, lr
     "Forward, loss, backward, update"
-    logits = self.model(x)
+    try: logits = self.model(x)
+    except RangeError as e: self._diverged(math.inf, e)
     loss = self.loss(logits, y)
     value = loss.item()
     if not math.isfinite(value): self._diverged(value)
@@ -251,12 +252,12 @@ def train_step(self:Learner,
     return dict(loss=value, score=scores[0] if scores else None, lr=self.optimizer.param_groups[0]['lr'])
 
 @patch
-def _diverged(self:Learner, value):
+def _diverged(self:Learner, value, why=None):
     kept = next((c for c in self.callbacks if hasattr(c, 'restore')), None)
     if kept: kept.restore(self)
     lr = self.optimizer.param_groups[0]['lr']
     state = 'the weights are as they are' if not kept else 'the weights are those of the last good epoch' if self.epoch else 'the weights are the initial ones again'
-    raise DivergedError(f'the loss became {value} in epoch {self.epoch + 1}, step {self.step + 1}; {state}. Try a smaller learning rate (lr={lr:g}), a LayerNorm after the expansion, or inputs scaled to about 1')
+    raise DivergedError(f'{why or f"the loss became {value}"} in epoch {self.epoch + 1}, step {self.step + 1}; {state}. Try a smaller learning rate (lr={lr:g}), a LayerNorm after the expansion, or inputs scaled to about 1')
 
 # %% ../nbs/11_learner.ipynb #260f8353
 @patch
@@ -311,7 +312,8 @@ def _fit_epoch(self:Learner):
     row['seconds'] = time.perf_counter() - start
     if not all(p.isfinite().all() for p in self.model.parameters()): self._diverged(math.nan) # the last step's doing
     if self.scheduler is not None: self.scheduler.step()
-    if self.test_batches is not None: row.update({f'test_{k}': v for k,v in self.evaluate().items()})
+    try: row.update({f'test_{k}': v for k,v in self.evaluate().items()} if self.test_batches is not None else {})
+    except RangeError as e: self._diverged(math.inf, e)
     self.history.rows.append(row)
     self._call('after_epoch')
     self.epoch += 1

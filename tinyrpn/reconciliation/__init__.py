@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Reconciliation', 'IdentityReconciliation']
 
-# %% ../../nbs/02_reconciliation.ipynb #bc53c6a4
+# %% ../../nbs/02_reconciliation.ipynb #92dd6fe4
 import torch
 from torch import nn
 from ..core import *
+from ..expansion import Rule
 
 # %% ../../nbs/02_reconciliation.ipynb #92b07d61
 class Reconciliation(Component, nn.Module, kind='reconciliation'):
@@ -28,13 +29,30 @@ class Reconciliation(Component, nn.Module, kind='reconciliation'):
         "The fabricated matrix; each subclass says it"
         raise ParameterError(f'{type(self).__name__} does not define forward(w, n, D)')
 
+    def rows(self,
+        w:torch.Tensor, # (channels, l) parameters
+        n:int, # number of outputs
+        D:int # length of the expansion
+    ) -> torch.Tensor: # (channels*n, D)
+        "The matrices of all channels, one below the other"
+        return torch.cat([self(v, n, D) for v in w])
+
     def contract(self,
         kappa, # a `Lazy`: kappa(x), unevaluated
-        w:torch.Tensor, # (l,) parameters
+        w:torch.Tensor, # (channels, l) parameters
         n:int # number of outputs
-    ) -> torch.Tensor: # (batch, n)
-        "<kappa(x), psi(w)>"
-        return kappa.dot(self(w, n, kappa.D))
+    ) -> torch.Tensor: # (batch, channels, n)
+        "<kappa(x), psi(w)> for each channel"
+        return kappa.dot(self.rows(w, n, kappa.D)).unflatten(1, (len(w), n))
+
+    def rule(self,
+        kappa, # a `Lazy`
+        n:int # number of outputs
+    ): # (name, why)
+        "How `contract` multiplies, for people"
+        return Rule(kappa.rule.name, f'{kappa.rule.why}; psi(w) is built')
+
+    def shown(self, n, D): return repr(self) # with whatever follows from n and D filled in
 
 # %% ../../nbs/02_reconciliation.ipynb #d59c7254
 class IdentityReconciliation(Reconciliation):
@@ -43,6 +61,8 @@ class IdentityReconciliation(Reconciliation):
     def forward(self, w, n, D):
         if w.shape != (n*D,): raise ShapeError(f'{self.name}: w has shape {tuple(w.shape)}; ({n*D},) is needed for n={n}, D={D}')
         return w.view(n, D)
+    def rows(self, w, n, D): return w.reshape(len(w)*n, D) # no copy
+    def rule(self, kappa, n): return kappa.rule
 
 # %% ../../nbs/02_reconciliation.ipynb #7a7a0437
 import_families(__name__, globals())
