@@ -21,6 +21,7 @@ def convert(notebook):
     parts = []
     for cell in notebook['cells']:
         source = ''.join(cell['source'])
+        if source.startswith('#| echo: false'): parts += outputs(cell)
         if source.startswith('#|'): continue
         if cell['cell_type'] == 'markdown': parts.append(source)
         else: parts += [f'```python\n{source}\n```', *outputs(cell)]

@@ -183,7 +183,7 @@ def cmd_describe(args) -> int:
     with torch.device('meta'): model = cfg.model()
     batch = cfg.data_spec.get('batch_size', 64)
     rows = model.describe(batch)
-    print(model, f'\nA forward and a backward pass of {batch} samples; MB: the most alive at once beside the parameters', sep='\n')
+    print(model, f'\nA forward and a backward pass of {batch} samples; MB: the most alive at once, gradients included, parameters not', sep='\n')
     print(Table([{k: row.get(k, '') for k in ('layer', 'head', 'rule', 'MFLOP', 'dense MFLOP', 'MB', 'dense MB')} for row in rows]), '\nWhy:', sep='\n')
     for row in rows[:-1]: print(f"  layer {row['layer']}, head {row['head']}: {row['why']}")
     return 0
@@ -192,6 +192,7 @@ def cmd_bench(args) -> int:
     "`tinyrpn bench`"
     from tinyrpn.bench import bench, bench_steps, save_table
     if args.out and Path(args.out).exists(): raise FileError(f'--out {args.out} exists already; name another file')
+    if args.out and not Path(args.out).parent.is_dir(): raise FileError(f'--out {args.out} cannot be written: {Path(args.out).parent} is no folder')
     table = bench_steps(args.config) if args.config else bench(full=args.full)
     print(table)
     if args.out: save_table(table, args.out); print(f'table: {args.out}')

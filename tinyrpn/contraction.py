@@ -96,10 +96,11 @@ def contraction_cost(
     batch:int=64, # samples
     channels:int=1, # number of parameter vectors
     contraction:str='auto', # 'auto' or 'dense'
+    input_grad:bool=True, # whether x needs a gradient too, as in all layers but the first
 ) -> dict: # 'flop', 'bytes' (the most alive at once), 'largest' (elements of the largest tensor)
     "What a forward and a backward pass would compute and allocate, gradients included, parameters not"
     expansion, reconciliation = (copy.deepcopy(part).to('meta') for part in (expansion, reconciliation))
-    x = torch.empty(batch, m, device='meta', requires_grad=True)
+    x = torch.empty(batch, m, device='meta', requires_grad=input_grad)
     w = torch.empty(channels, reconciliation.numel(n, expansion.dim(m)), device='meta', requires_grad=True)
     with Meter() as seen: contract(expansion, reconciliation, x, w, n, contraction).sum().backward()
     return dict(flop=seen.flop, bytes=seen.peak, largest=seen.largest)

@@ -7,10 +7,11 @@ __all__ = ['LOSSES', 'OPTIMIZERS', 'SCHEDULERS', 'METRICS', 'Prediction', 'torch
            'make_optimizer', 'make_metric', 'History', 'Callback', 'length', 'ProgressBar', 'PrintEpochs',
            'DivergedError', 'KeepGood', 'Learner', 'as_prediction']
 
-# %% ../nbs/11_learner.ipynb #d1721038
-import copy, csv, json, math, os, time
+# %% ../nbs/11_learner.ipynb #bd76573f
+import copy, csv, json, math, os, tempfile, time
 from collections import namedtuple
 from pathlib import Path
+import numpy as np
 import torch
 from torch import nn
 from fastcore.basics import patch
@@ -172,10 +173,23 @@ class DivergedError(TinyRPNError, ArithmeticError): "The loss became NaN or infi
 
 class KeepGood(Callback):
     "Keep a copy of the weights as of the last good epoch, and restore it when the loss diverges"
-    def before_fit(self, learner): self.state = {k:v.detach().clone() for k,v in learner.model.state_dict().items()}
-    def after_epoch(self, learner):
-        for k, v in learner.model.state_dict().items(): self.state[k].copy_(v)
-    def restore(self, learner): learner.model.load_state_dict(self.state); learner.optimizer.state.clear()
+    def before_fit(self, learner): self.file = tempfile.TemporaryFile(); self._write(learner)
+    def after_epoch(self, learner): self._write(learner)
+    def after_fit(self, learner): self.file.close()
+    def _bytes(self, v): return v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    def _write(self, learner):
+        self.file.seek(0)
+        try:
+            for v in learner.model.state_dict().values(): self.file.write(self._bytes(v))
+            self.file.flush()
+        except OSError as e: raise FileError(f'the safe copy of the weights does not fit in {tempfile.gettempdir()}: {e.strerror}; free some space, or take it out with learner.callbacks.pop(0)') from e
+    def restore(self, learner):
+        self.file.seek(0)
+        with torch.no_grad():
+            for v in learner.model.state_dict().values():
+                read = np.frombuffer(self.file.read(v.numel()*v.element_size()), np.uint8)
+                v.copy_(torch.from_numpy(read.copy()).view(v.dtype).view(v.shape))
+        learner.optimizer.state.clear()
 
 # %% ../nbs/11_learner.ipynb #cfbb9e64
 Prediction = namedtuple('Prediction', 'labels probabilities logits')
@@ -230,8 +244,8 @@ def prepare(self:Learner):
         self.optimizer = make_optimizer(self.optimizer_spec, self.model.parameters())
         self.scheduler = None if self.scheduler_spec is None else torch_part('scheduler', self.scheduler_spec, self.optimizer)
         weights = [p for p in self.model.parameters()]
-        copies = 1 + any(hasattr(c, 'restore') for c in self.callbacks) + 2*('Ada' in type(self.optimizer).__name__)
-        check_fits(f'{type(self.optimizer).__name__} with gradients and a safe copy of the weights,', copies, sum(p.numel() for p in weights), bytes_each=weights[0].element_size() if weights else 4, device=self.device)
+        copies = 1 + 2*('Ada' in type(self.optimizer).__name__)
+        check_fits(f'{type(self.optimizer).__name__} with gradients,', copies, sum(p.numel() for p in weights), bytes_each=weights[0].element_size() if weights else 4, device=self.device)
 
 # %% ../nbs/11_learner.ipynb #521cf226
 @patch

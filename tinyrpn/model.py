@@ -242,10 +242,10 @@ def rule(self:RPNHead):
     return contraction_rule(self.expansion, self.reconciliation, self.m, self.n, self.contraction)
 
 @patch
-def _rows(self:RPN, more=lambda head: {}):
+def _rows(self:RPN, more=lambda i, head: {}):
     "A row a head, and one for all"
     count = lambda module: sum(p.numel() for p in module.parameters())
-    rows = [{'layer': str(i), 'head': str(j), 'm': h.m, 'n': h.n, 'D': h.D, 'channels': h.channels, 'formula': h.formula(), 'rule': h.rule().name, 'parameters': count(h), **more(h)}
+    rows = [{'layer': str(i), 'head': str(j), 'm': h.m, 'n': h.n, 'D': h.D, 'channels': h.channels, 'formula': h.formula(), 'rule': h.rule().name, 'parameters': count(h), **more(i, h)}
             for i,layer in enumerate(self.layers) for j,h in enumerate(layer.heads)]
     return Table([*rows, {'layer': 'all', 'm': self.m, 'n': self.n, 'parameters': count(self)}])
 
@@ -256,8 +256,8 @@ def describe(self:RPN,
 ) -> Table:
     "A row a head: sizes, formula, rule and why, parameters, and what a forward and backward pass costs this way and the dense way"
     check_int('batch', batch)
-    def more(h):
-        mine, dense = (contraction_cost(h.expansion, h.reconciliation, h.m, h.n, batch, h.channels, how) for how in (h.contraction, 'dense'))
+    def more(i, h):
+        mine, dense = (contraction_cost(h.expansion, h.reconciliation, h.m, h.n, batch, h.channels, how, i > 0) for how in (h.contraction, 'dense'))
         return {'MFLOP': round(mine['flop']/1e6, 1), 'dense MFLOP': round(dense['flop']/1e6, 1), 'MB': round(mine['bytes']/1e6, 1), 'dense MB': round(dense['bytes']/1e6, 1), 'why': h.rule().why}
     rows = self._rows(more)
     rows[-1].update({k: round(sum(r[k] for r in rows[:-1]), 1) for k in ('MFLOP', 'dense MFLOP')})

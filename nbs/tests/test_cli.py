@@ -57,7 +57,8 @@ def test_same_seed_same_history(small):
 
 @pytest.mark.parametrize('args, message', [
     (['train', 'mnits'], "Did you mean 'mnist'?"), (['train', 'small.yaml', '--device', 'cuda:7'], 'Present:'), (['train', 'small.yaml', '--data', 'nowhere'], 'no such file or folder'),
-    (['train', 'small.yaml', '--lr', 'inf'], 'a positive number is needed'), (['train', 'small.yaml', '--epochs', 'two'], 'argument --epochs'), (['train', 'x'*300], 'no file of that name'), (['tran'], 'invalid choice'), (['predict', 'no.safetensors', 'x.png'], 'there is no such file'), (['train', 'small.yaml', '--data', 'tiny.npz'], 'takes m=784')])
+    (['train', 'small.yaml', '--lr', 'inf'], 'a positive number is needed'), (['train', 'small.yaml', '--epochs', 'two'], 'argument --epochs'), (['train', 'x'*300], 'no file of that name'), (['tran'], 'invalid choice'), (['predict', 'no.safetensors', 'x.png'], 'there is no such file'), (['train', 'small.yaml', '--data', 'tiny.npz'], 'takes m=784'),
+    (['describe', 'mnits'], "Did you mean 'mnist'?"), (['describe', 'mnist', '--batch-size', '0'], 'batch_size=0'), (['train', 'small.yaml', '--contraction', 'fast'], 'invalid choice'), (['predict', 'mnist_dual_lph', 'x.png'], "Did you mean 'mnist_dual_lphm'?"), (['bench', '--out', 'nowhere/table.csv'], 'nowhere is no folder')])
 def test_a_mistake_is_one_line_and_status_2(small, args, message):
     x = np.zeros((4, 3, 3), np.uint8)
     np.savez('tiny.npz', x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
