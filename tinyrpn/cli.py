@@ -36,14 +36,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     t.add_argument('--contraction', choices=['auto', 'dense'], help="how heads multiply (default: the configuration's, usually auto)")
 
-    d = commands.add_parser('describe', help='what a model computes, and at what cost', description='Each head of a configuration: its formula, the rule by which it multiplies and why, and what a training step costs this way and the dense way. Nothing is computed.')
+    d = commands.add_parser('describe', help='what a model computes, and at what cost', description='Each head of a configuration: its formula, the rule by which it multiplies and why, and what a forward and a backward pass cost this way and the dense way. Nothing is computed.')
     d.add_argument('config', metavar='NAME_OR_YAML', help="a packaged configuration ('mnist') or a YAML file")
     d.add_argument('--batch-size', type=int, help="samples in a step (default: the configuration's, or 64)")
     d.add_argument('--contraction', choices=['auto', 'dense'], help="how heads multiply (default: the configuration's, usually auto)")
 
     b = commands.add_parser('bench', help='time the rules against the dense product', description='Time forward and backward passes by the rules and the dense way, taking turns in one process.')
     b.add_argument('config', metavar='NAME_OR_YAML', nargs='?', help='time whole training steps of this configuration instead of single heads')
-    b.add_argument('--full', action='store_true', help='larger sizes, several minutes')
+    b.add_argument('--full', action='store_true', help='all sweeps: batch, inputs, outputs, degree, rank; without a configuration')
     b.add_argument('--out', metavar='CSV', help='write the table to this file as well')
 
     q = commands.add_parser('predict', help='classify images', description='Classify PNG or JPEG images of any size, dark on light or light on dark.')
@@ -103,8 +103,9 @@ def cmd_train(args) -> int:
     check_int('epochs', learner.default_epochs)
     learner.prepare()
     learner.callbacks.append(make_estimate())
+    shown = repr(model)
     folder = output_folder(args.out, cfg.name, cfg.to_yaml(), args.overwrite)
-    print(model, f'\ntraining on {device}, seed {cfg.seed}, results in {folder}', sep='\n', flush=True)
+    print(shown, f'\ntraining on {device}, seed {cfg.seed}, results in {folder}', sep='\n', flush=True)
     try: learner.fit()
     finally: kept = save_run(learner, cfg, folder)
     print(f'{learner.history.note}; what was learnt so far is kept' if learner.history.note else final_line(learner, data), f'results: {folder}/ ({", ".join(kept)})', sep='\n')
@@ -193,6 +194,7 @@ def cmd_bench(args) -> int:
     from tinyrpn.bench import bench, bench_steps, save_table
     if args.out and Path(args.out).exists(): raise FileError(f'--out {args.out} exists already; name another file')
     if args.out and not Path(args.out).parent.is_dir(): raise FileError(f'--out {args.out} cannot be written: {Path(args.out).parent} is no folder')
+    if args.config and args.full: raise ParameterError('--full is for single heads; leave it out where a configuration is timed')
     table = bench_steps(args.config) if args.config else bench(full=args.full)
     print(table)
     if args.out: save_table(table, args.out); print(f'table: {args.out}')

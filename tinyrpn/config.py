@@ -100,12 +100,13 @@ def build_functions(parts, size): # a list of modules
         with place(p.path): res.append(make_function(p.name, size=size, **p.params))
     return res
 
-def build_component(part, kind, **functions):
+def build_component(part, kind, m=None, **functions): # m: length of x, for the parts of a composed expansion
     "A component by name, with the functions around it"
     params = {k:v for k, v in part.params.items() if k not in ('pre', 'post', 'activation')}
     with place(part.path):
         cls = lookup(part.name, kind)
         check_params(cls, [*params, *functions])
+        if m and isinstance(params.get('composition_functions'), list): params['composition_functions'] = cls.sized(params['composition_functions'], m)
         return cls(**params, **functions)
 
 @patch
@@ -113,8 +114,8 @@ def build(self:HeadPlan) -> RPNHead:
     "The head itself"
     get = lambda part, k: part.params.get(k, [])
     m, n, e, r = self.m, self.n, self.expansion, self.remainder
-    D = build_component(e, 'expansion').dim(m)
-    expansion = build_component(e, 'expansion', pre=build_functions(get(e, 'pre'), m), post=build_functions(get(e, 'post'), D))
+    D = build_component(e, 'expansion', m).dim(m)
+    expansion = build_component(e, 'expansion', m, pre=build_functions(get(e, 'pre'), m), post=build_functions(get(e, 'post'), D))
     remainder = build_component(r, 'remainder', activation=build_functions(get(r, 'activation'), n))
     with place(self.path): return RPNHead(m, n, expansion, build_component(self.reconciliation, 'reconciliation'), remainder, self.channels, self.bias, build_functions(self.output, n), self.contraction)
 
@@ -258,7 +259,7 @@ def read_long(n, role, kind):
         functions[ours] = long_functions(params, theirs) + outside
     n.done(); idle_keys(params)
     bias = params.take('enable_bias', default=False, kind=bool)
-    inner = [read_long(Node(v, p), role, kind)[0].short() for v, p in params.items(*_COMPOSED)] if kind == 'expansion' else []
+    inner = [read_long(Node(v, p), 'expansion', kind)[0].short() for v, p in params.items(*_COMPOSED)] if kind == 'expansion' else []
     part = Part(name, {**params.rest, **{k:v for k, v in functions.items() if v}, **({'composition_functions': inner} if inner else {})}, params.path)
     check_known(part, kind)
     return part, bias
@@ -471,7 +472,7 @@ def short(self:Config) -> dict:
                                            output=[f.short() for f in h.output], contraction=h.contraction).items() if v not in (False, [], 'auto') and (k, v) != ('channels', 1)}
     layers = None if self.layers is None else {'layers': [{'m': l.m, 'n': l.n, 'fusion': l.fusion.short(), 'heads': [head(h) for h in l.heads]} for l in self.layers]}
     everything = dict(name=self.name, seed=self.seed, device=self.device, data=self.data_spec, model=layers, learner=self.learner_spec)
-    return copy.deepcopy({k:v for k, v in everything.items() if v})
+    return copy.deepcopy({k:v for k, v in everything.items() if v or k == 'seed' and v is not None})
 
 @patch
 def override(self:Config,

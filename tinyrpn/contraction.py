@@ -6,29 +6,31 @@
 __all__ = ['check_range', 'contract', 'contract_channels', 'check_contraction', 'lazy_or_dense', 'contraction_rule',
            'contraction_cost']
 
-# %% ../nbs/04_contraction.ipynb #5cad833c
+# %% ../nbs/04_contraction.ipynb #0580127c
 import copy, math
 from contextlib import nullcontext
 from functools import partial
 import torch
 from .core import *
-from .expansion import Lazy, Rule, no_autocast
-from .memory import Meter
+from .expansion import Lazy, Rule
+from .memory import no_autocast
+from .memory import Meter, steps_aside
 from .reconciliation import Reconciliation
 
-# %% ../nbs/04_contraction.ipynb #37291f23
+# %% ../nbs/04_contraction.ipynb #7628b384
 def check_range(
+    x:torch.Tensor, # (batch, m)
     kappa:Lazy, # what was multiplied
     w:torch.Tensor, # with these parameters
     out:torch.Tensor, # the result
 ):
     "Raise `RangeError` if kappa(x), or its product with the weights, overflowed"
-    if torch.compiler.is_compiling() or out.device.type == 'meta' or out.is_cuda and torch.cuda.is_current_stream_capturing() or not out.numel(): return
+    if steps_aside() or out.device.type == 'meta' or out.is_cuda and torch.cuda.is_current_stream_capturing() or not out.numel(): return
     bound, most = kappa.bound(), torch.finfo(kappa.x.dtype).max
     fine = math.isfinite(out.detach().sum().item()) or bool(out.detach().isfinite().all()) # a sum can overflow where nothing else does
-    if fine and (bound is None or not bound > most) or not (kappa.x.isfinite().all() and w.isfinite().all()): return
+    if fine and (bound is None or not bound > most) or not (x.isfinite().all() and w.isfinite().all()): return
     what = 'kappa(x), or its product with psi(w),' if bound is None else 'kappa(x)' if bound > most else 'the product of kappa(x) and psi(w)'
-    raise RangeError(f'{what} is too large for {str(kappa.x.dtype).removeprefix("torch.")} (at most {most:.1e}): |x| is up to {kappa.x.abs().max():.2g}, |w| up to {w.abs().max():.2g}; scale the inputs to about 1, or use float64')
+    raise RangeError(f'{what} is too large for {str(kappa.x.dtype).removeprefix("torch.")} (at most {most:.1e}): |x| is up to {x.abs().max():.2g}, |w| up to {w.abs().max():.2g}; scale the inputs to about 1, or use float64')
 
 # %% ../nbs/04_contraction.ipynb #8a6f1bba
 def contract(
@@ -54,7 +56,7 @@ def contract_channels(
     kappa = lazy_or_dense(expansion, x, contraction)
     multiply = reconciliation.contract if contraction == 'auto' else partial(Reconciliation.contract, reconciliation)
     with no_autocast(x.device) if kappa.structured else nullcontext(): out = multiply(kappa, w, n)
-    check_range(kappa, w, out)
+    check_range(x, kappa, w, out)
     return out
 
 def check_contraction(
@@ -70,9 +72,10 @@ def lazy_or_dense(
 ) -> Lazy:
     "kappa(x) unevaluated, with its structure or without"
     check_contraction(contraction)
-    if contraction == 'auto': return expansion.lazy(x)
-    kappa = Lazy(x, expansion.dim(x.shape[1]), expansion)
-    kappa.bound = lambda: expansion.lazy(x).bound()
+    value = expansion.lazy(x)
+    if contraction == 'auto': return value
+    kappa = Lazy(value.x, value.D, lambda _: value.dense())
+    kappa.bound = value.bound
     kappa.rule = Rule('dense', "asked for by contraction='dense'")
     return kappa
 
@@ -85,7 +88,7 @@ def contraction_rule(
     contraction:str='auto', # 'auto' or 'dense'
 ) -> Rule: # (name, why)
     "How <kappa(x), psi(w)> will be computed"
-    kappa = lazy_or_dense(expansion, torch.empty(1, m, device='meta'), contraction)
+    kappa = lazy_or_dense(_shapes_only(expansion), torch.empty(2, m, device='meta', dtype=_dtype(expansion)), contraction)
     return kappa.rule if contraction == 'dense' else reconciliation.rule(kappa, n)
 
 def contraction_cost(
@@ -97,10 +100,16 @@ def contraction_cost(
     channels:int=1, # number of parameter vectors
     contraction:str='auto', # 'auto' or 'dense'
     input_grad:bool=True, # whether x needs a gradient too, as in all layers but the first
+    dtype=None, # of x and w; None for the expansion's parameters' or the default
 ) -> dict: # 'flop', 'bytes' (the most alive at once), 'largest' (elements of the largest tensor)
     "What a forward and a backward pass would compute and allocate, gradients included, parameters not"
-    expansion, reconciliation = (copy.deepcopy(part).to('meta') for part in (expansion, reconciliation))
-    x = torch.empty(batch, m, device='meta', requires_grad=input_grad)
-    w = torch.empty(channels, reconciliation.numel(n, expansion.dim(m)), device='meta', requires_grad=True)
+    dtype = dtype or _dtype(expansion)
+    x = torch.empty(batch, m, device='meta', dtype=dtype, requires_grad=input_grad)
+    w = torch.empty(channels, reconciliation.numel(n, expansion.dim(m)), device='meta', dtype=dtype, requires_grad=True)
+    expansion, reconciliation = _shapes_only(expansion), _shapes_only(reconciliation)
     with Meter() as seen: contract(expansion, reconciliation, x, w, n, contraction).sum().backward()
     return dict(flop=seen.flop, bytes=seen.peak, largest=seen.largest)
+
+# %% ../nbs/04_contraction.ipynb #917f3efd
+def _shapes_only(part): return copy.deepcopy(part).to('meta').eval()
+def _dtype(part): return next((p.dtype for p in part.parameters()), None)

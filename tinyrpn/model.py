@@ -86,6 +86,7 @@ def checked(self:RPNHead,
     check_batch(x, self.m, who=f'head {self.m} -> {self.n}')
     if x.dtype != self.weight.dtype and not _autocasting(x.device.type):
         raise ShapeError(f'head {self.m} -> {self.n}: x is {x.dtype} and the weights are {self.weight.dtype}; convert one, as in x.to(weight.dtype) or model.double()')
+    if x.is_inference() and torch.is_grad_enabled(): x = x.clone() # made under inference_mode, needed for a gradient now
     return x.to(self.weight.dtype)
 
 @patch
@@ -170,13 +171,14 @@ def _same(a, b):
     "Whether two modules compute the same, with no tensors or dice of their own"
     if type(a) is not type(b) or any(t is not None for d in (a._parameters, a._buffers) for t in d.values()) or 'Dropout' in type(a).__name__: return False
     plain = lambda m: {k:v for k, v in vars(m).items() if k[0] != '_'}
+    if any(hasattr(v, '__array__') for m in (a, b) for v in plain(m).values()): return False
     return len(a._modules) == len(b._modules) and plain(a) == plain(b) and all(map(_same, a.children(), b.children()))
 
 def _alike(heads):
     "Whether heads differ in nothing but their parameters, and are small enough to gain from one pass"
     first, *others = heads
-    if not others or sum(h.weight.numel() for h in heads) > SMALL or any(h._forward_hooks or h._forward_pre_hooks for h in heads): return False
-    settings = lambda h: (type(h).forward, h.m, h.n, h.weight.shape, h.weight.dtype, h.contraction)
+    if not others or sum(h.weight.numel() for h in heads) > SMALL or any(type(h).forward is not RPNHead.forward or h._forward_hooks or h._forward_pre_hooks or h._backward_hooks or h._backward_pre_hooks for h in heads): return False
+    settings = lambda h: (h.m, h.n, h.weight.shape, h.weight.dtype, h.contraction)
     return all(settings(h) == settings(first) and _same(h.expansion, first.expansion) and _same(h.reconciliation, first.reconciliation) for h in others)
 
 # %% ../nbs/05_model.ipynb #80077e41
@@ -257,10 +259,10 @@ def describe(self:RPN,
     "A row a head: sizes, formula, rule and why, parameters, and what a forward and backward pass costs this way and the dense way"
     check_int('batch', batch)
     def more(i, h):
-        mine, dense = (contraction_cost(h.expansion, h.reconciliation, h.m, h.n, batch, h.channels, how, i > 0) for how in (h.contraction, 'dense'))
-        return {'MFLOP': round(mine['flop']/1e6, 1), 'dense MFLOP': round(dense['flop']/1e6, 1), 'MB': round(mine['bytes']/1e6, 1), 'dense MB': round(dense['bytes']/1e6, 1), 'why': h.rule().why}
+        mine, dense = (contraction_cost(h.expansion, h.reconciliation, h.m, h.n, batch, h.channels, how, i > 0, h.weight.dtype) for how in (h.contraction, 'dense'))
+        return {'MFLOP': round(mine['flop']/1e6, 3), 'dense MFLOP': round(dense['flop']/1e6, 3), 'MB': round(mine['bytes']/1e6, 3), 'dense MB': round(dense['bytes']/1e6, 3), 'why': h.rule().why}
     rows = self._rows(more)
-    rows[-1].update({k: round(sum(r[k] for r in rows[:-1]), 1) for k in ('MFLOP', 'dense MFLOP')})
+    rows[-1].update({k: round(sum(r[k] for r in rows[:-1]), 3) for k in ('MFLOP', 'dense MFLOP')})
     return rows
 
 # %% ../nbs/05_model.ipynb #d4c1f142

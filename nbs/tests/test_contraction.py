@@ -264,3 +264,107 @@ def test_second_derivatives_of_a_large_step():
     g2, = torch.autograd.grad(head(x).square().sum(), x, create_graph=True)
     h2, = torch.autograd.grad(g2.square().sum(), head.weight)
     torch.testing.assert_close(h, h2, rtol=1e-3, atol=1e-3*h2.abs().max().item())
+
+# ---- what a hostile reader found
+
+@pytest.mark.parametrize('spec,psi', [('taylor', HmReconciliation(q=6)), ({'name': 'taylor', 'd': 3}, HmReconciliation(q=2)), ({'name': 'extended', 'composition_functions': ['taylor', 'identity']}, HmReconciliation()), ('bspline', IdentityReconciliation())], ids=str)
+def test_gradients_for_second_derivatives_are_the_same_gradients(spec, psi):
+    torch.manual_seed(0)
+    head = RPNHead(6, 4, as_expansion(spec), psi).double()
+    x = torch.randn(3, 6, dtype=torch.float64).requires_grad_()
+    plain, graph = (torch.autograd.grad(head(x).sum(), [x, head.weight], create_graph=g) for g in (False, True))
+    for a, b in zip(plain, graph): torch.testing.assert_close(a, b.detach())
+    assert torch.autograd.gradgradcheck(head, x[:1, :].detach().mul(0.5).requires_grad_())
+
+def test_empty_batch_with_create_graph():
+    head = RPNHead(3, 2, TaylorExpansion(2), IdentityReconciliation())
+    torch.autograd.grad(head(torch.randn(0, 3).requires_grad_()).sum(), head.weight, create_graph=True)
+
+@pytest.mark.parametrize('pre', [nn.LayerNorm(4), nn.PReLU(), nn.BatchNorm1d(4)], ids=lambda f: type(f).__name__)
+def test_functions_with_parameters_before_an_expansion(pre):
+    model = RPN([RPNHead(4, 3, TaylorExpansion(2, pre=pre), IdentityReconciliation())])
+    assert 'taylor' in repr(model) and model.describe(1)[0]['MFLOP'] > 0
+    for how in ('auto', 'dense'):
+        other = copy.deepcopy(model); other.contraction = how
+        other(torch.randn(5, 4))
+        if isinstance(pre, nn.BatchNorm1d): assert other.layers[0].heads[0].expansion.pre[0].num_batches_tracked == 1
+
+def test_a_part_that_throws_dice_is_computed_once():
+    kappa = as_expansion({'name': 'extended', 'composition_functions': [TaylorExpansion(2, post=nn.Dropout(0.5)), 'identity']})
+    kappa.post.append(nn.LayerNorm(48, elementwise_affine=False))
+    out = contract(kappa, IdentityReconciliation(), torch.randn(3, 6), torch.eye(48).reshape(1, -1), 48)
+    torch.testing.assert_close(out.std(1, correction=0), torch.ones(3), rtol=1e-3, atol=1e-3)
+
+@pytest.mark.parametrize('post', [nn.ReLU(), nn.LayerNorm(12)], ids=lambda f: type(f).__name__)
+def test_composed_within_composed(post):
+    inner = as_expansion({'name': 'extended', 'composition_functions': [TaylorExpansion(2, post=post), 'identity']})
+    kappa = as_expansion({'name': 'extended', 'composition_functions': [inner, 'identity', {'name': 'nested', 'composition_functions': ['identity', 'taylor']}]})
+    for q in (1, 2, 3, 5):
+        D = kappa.dim(3)
+        if D % q: continue
+        psi = HmReconciliation(q=q)
+        x, w = torch.randn(2, 3), torch.randn(1, psi.numel(2, D))
+        torch.testing.assert_close(contract(kappa, psi, x, w, 2), contract(kappa, psi, x, w, 2, 'dense'), rtol=1e-4, atol=1e-4)
+
+def test_heads_of_ones_own_keep_their_forward():
+    class Seven(RPNHead):
+        def forward(self, x): return super().forward(x)*0 + 7
+    layer = RPNLayer([Seven(3, 2, TaylorExpansion(), IdentityReconciliation()) for _ in 'ab'])
+    assert (layer(torch.randn(2, 3)) == 7).all()
+    layer, seen = RPNLayer.repeat(2, m=3, n=2, expansion=TaylorExpansion(), reconciliation=IdentityReconciliation()), []
+    layer.heads[0].register_full_backward_hook(lambda *_: seen.append(1))
+    layer(torch.randn(2, 3).requires_grad_()).sum().backward()
+    assert seen == [1]
+
+def test_the_seed_zero_is_a_seed():
+    config = load_config({'seed': 0, 'model': {'dims': [16, 4], 'expansion': 'taylor'}})
+    assert config.seed == 0 and config.override(epochs=1).seed == 0
+
+@pytest.mark.parametrize('offset', [1e4, 1e6, 1e8])
+def test_layernorm_of_the_identity_keeps_its_precision(offset):
+    kappa = as_expansion('identity'); kappa.post.append(nn.LayerNorm(20).double())
+    x, w = offset + torch.randn(4, 20, dtype=torch.float64), torch.randn(1, 60, dtype=torch.float64)
+    torch.testing.assert_close(contract(kappa, IdentityReconciliation(), x, w, 3), contract(kappa, IdentityReconciliation(), x, w, 3, 'dense'), rtol=1e-10, atol=1e-10)
+
+@pytest.mark.parametrize('last', ['taylor', 'fourier'])
+def test_overflow_inside_a_nested_expansion(last):
+    kappa = as_expansion({'name': 'nested', 'composition_functions': ['taylor', last]})
+    for how in ('auto', 'dense'):
+        with pytest.raises(RangeError): contract(kappa, IdentityReconciliation(), torch.full((1, 2), 1e30), torch.ones(1, kappa.dim(2)), 1, how)
+
+@pytest.mark.parametrize('spec,psi', [('taylor', IdentityReconciliation()), ('taylor', HmReconciliation(q=3)), ('bspline', IdentityReconciliation())], ids=str)
+def test_transforms_of_torch_func(spec, psi):
+    kappa = as_expansion(spec)
+    x, w = torch.rand(4, 3, dtype=torch.float64), torch.randn(1, psi.numel(2, kappa.dim(3)), dtype=torch.float64)
+    f = lambda x, w: contract(kappa, psi, x, w, 2).square().sum()
+    gx, gw = torch.func.grad(f, argnums=(0, 1))(x, w)
+    leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+    for a, b in zip((gx, gw), torch.autograd.grad(f(*leaves), leaves)): torch.testing.assert_close(a, b)
+    each = torch.vmap(torch.func.grad(lambda x, w: f(x[None], w), argnums=1), in_dims=(0, None))(x, w)
+    torch.testing.assert_close(each.sum(0), gw)
+
+def test_backward_inside_autocast_and_inputs_from_inference_mode():
+    torch.manual_seed(0)
+    for spec, psi in (('bspline', IdentityReconciliation()), ('taylor', IdentityReconciliation())):
+        head, x = RPNHead(6, 4, as_expansion(spec), psi), torch.rand(5, 6)
+        out = head(x).sum(); g, = torch.autograd.grad(out, head.weight, retain_graph=True)
+        with torch.autocast('cpu', dtype=torch.bfloat16): h, = torch.autograd.grad(out, head.weight)
+        torch.testing.assert_close(g, h)
+    with torch.inference_mode(): y = head(x)*1 + x[:, :4].sum()
+    RPNHead(4, 2, TaylorExpansion(2), IdentityReconciliation())(y).sum().backward()
+
+def test_learnt_bases_get_gradients():
+    class LearntExpansion(ElementwiseExpansion):
+        per_coordinate = 4
+        def __init__(self): super().__init__(); self.net = nn.Linear(1, 4)
+        def basis(self, x): return self.net(x.unsqueeze(-1)).tanh()
+    head = RPNHead(3, 2, LearntExpansion(), IdentityReconciliation())
+    head(torch.randn(5, 3)).sum().backward()
+    assert head.expansion.net.weight.grad.abs().sum() > 0
+
+def test_parts_of_a_composed_expansion_find_their_sizes_in_yaml():
+    for name, D in (('extended', 12 + 3), ('nested', 3 + 9 + 144)):
+        parts = [{'name': 'taylor', 'post': 'LayerNorm'}, 'identity'] if name == 'extended' else ['taylor', {'name': 'taylor', 'pre': 'LayerNorm', 'post': 'LayerNorm'}]
+        model = RPN.from_config({'model': {'layers': [{'m': 3, 'n': 2, 'expansion': {'name': name, 'composition_functions': parts, 'post': 'LayerNorm'}}]}})
+        assert model.layers[0].heads[0].D == D and model(torch.randn(4, 3)).shape == (4, 2)
+        assert RPN.from_config({'model': model.config()}).config() == model.config()

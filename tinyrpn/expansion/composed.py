@@ -14,9 +14,10 @@ from ..core import *
 from ..function import check_sizes, make_function
 from . import Expansion, Lazy, LazyBlocks, Rule
 
-# %% ../../nbs/01f_composed.ipynb #71a03132
+# %% ../../nbs/01f_composed.ipynb #3a98b4da
 def as_expansion(
     spec, # an expansion, a name, or a dict {'name': ..., parameters}
+    m:int=None, # length of its input, where it is known: then a LayerNorm need not say its size
 ) -> Expansion:
     "One part of a composed expansion"
     if getattr(spec, 'kind', None) == 'expansion': return spec
@@ -24,8 +25,12 @@ def as_expansion(
     if not isinstance(spec, dict) or 'name' not in spec: raise ParameterError(f"composition_functions: found {spec!r}; an expansion, a name, or a dict such as {{'name': 'taylor', 'd': 2}} is needed")
     params = {k:v for k, v in spec.items() if k != 'name'}
     check_params(cls := lookup(spec['name'], 'expansion'), params)
-    functions = lambda v: [make_function(**f) if isinstance(f, dict) else f for f in (v if isinstance(v, (list, tuple)) else [v])]
-    return cls(**{k:functions(v) if k in ('pre', 'post') and v is not None else v for k, v in params.items()})
+    plain = {k:v for k, v in params.items() if k not in ('pre', 'post')}
+    if m and 'composition_functions' in plain: plain['composition_functions'] = cls.sized(plain['composition_functions'], m)
+    size = {'pre': m, 'post': cls(**plain).dim(m)} if m else {}
+    def made(f, k): return f if not isinstance(f, (str, dict)) else make_function(size=size.get(k), **({'name': f} if isinstance(f, str) else f))
+    around = {k:[made(f, k) for f in (v if isinstance(v, (list, tuple)) else [v])] for k, v in params.items() if k in ('pre', 'post') and v is not None}
+    return cls(**plain, **around)
 
 class Expansions(nn.ModuleList):
     "Several expansions"
@@ -41,6 +46,8 @@ class _ComposedExpansion(Expansion):
         super().__init__(**kwargs)
         if not isinstance(composition_functions, (list, tuple, nn.ModuleList)) or not len(composition_functions): raise ParameterError(f'composition_functions={composition_functions!r}: a list of expansions is needed')
         self.composition_functions = Expansions(map(as_expansion, composition_functions))
+    @classmethod
+    def sized(cls, specs, m): return [as_expansion(s, m) for s in specs] # the parts, where the length of x is known
     def formula(self): return f"{self.name.removesuffix('_expansion')}({', '.join(e.formula() for e in self.composition_functions)})"
 
 # %% ../../nbs/01f_composed.ipynb #ac9796e6
@@ -53,8 +60,10 @@ class LazyConcat(LazyBlocks):
         super().__init__(x, sum(p.D for p in parts), expand)
         self.parts = self.bare = parts # with the scale, and without
         self.sizes, self.structured = [p.D for p in parts], any(p.structured for p in parts)
+        self.has_pieces = all(p.has_pieces for p in parts)
         self.rule = Rule(' + '.join(p.rule.name for p in parts), 'the sum of the parts: ' + '; '.join(dict.fromkeys(p.rule.why for p in parts)))
     def _sum(self, f, *tensors): return sum(f(p, *ts) for p, *ts in zip(self.parts, *(t.split(self.sizes, -1) for t in tensors)))
+    def dense(self): return torch.cat([p.dense() for p in self.parts], 1)
     def dot(self, M): return self._sum(lambda p, M: p.dot(M), M)
     def total(self): return self._sum(lambda p: p.total())
     def total_sq(self): return self._sum(lambda p: p.total_sq())
@@ -74,7 +83,7 @@ class LazyConcat(LazyBlocks):
 def _how(self:LazyConcat, q, c):
     "'rows': the parts fill whole rows; 'pieces': every part can be had in pieces; else 'dense'"
     if not any(D % c for D in self.sizes): return 'rows'
-    return 'pieces' if all(isinstance(p, LazyBlocks) for p in self.bare) else 'dense'
+    return 'pieces' if self.has_pieces else 'dense'
 
 @patch
 def bilinear_rule(self:LazyConcat, q, c):
@@ -113,9 +122,16 @@ class ExtendedExpansion(_ComposedExpansion):
         super().check(m)
         for e in self.composition_functions: e.check(m)
 
-# %% ../../nbs/01f_composed.ipynb #bd87d710
+# %% ../../nbs/01f_composed.ipynb #232acc1b
 class NestedExpansion(_ComposedExpansion):
     r"$\kappa_k(\cdots\kappa_1(x)\cdots)$, the first one applied first; $D = \dim_k(\cdots\dim_1(m)\cdots)$"
+    @classmethod
+    def sized(cls, specs, m):
+        made = []
+        for s in specs:
+            made.append(as_expansion(s, m))
+            m = made[-1].dim(m)
+        return made
     def dim(self, m):
         for e in self.composition_functions: m = e.dim(m)
         return m
@@ -127,6 +143,7 @@ class NestedExpansion(_ComposedExpansion):
         for e in inner: x = e(x)
         return last.lazy(x)
     def check(self, m):
+        check_sizes(self.pre, m, f'pre of {self.name}')
         for e in self.composition_functions:
             e.check(m)
             m = e.dim(m)

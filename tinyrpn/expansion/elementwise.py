@@ -29,7 +29,7 @@ class ElementwiseExpansion(Expansion):
     def dim(self, m): return check_int('m', m)*self.per_coordinate
     def expand(self, x): return (self.basis(x).mT if self.by_function else self.basis(x)).flatten(1)
     def lazy_expand(self, x):
-        learnt = any(True for _ in self.parameters(recurse=False)) # then autograd has to see them
+        learnt = any(not name.startswith(('pre.', 'post.')) for name, _ in self.named_parameters()) # then autograd has to see them
         return super().lazy_expand(x) if learnt else LazyElementwise(x, self.dim(x.shape[1]), self.expand, self.basis, self.by_function)
 
 class LazyElementwise(LazyBlocks):

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import *
 from . import SMALL, Expansion, LazyBlocks, LazyIdentity, Rule, no_autocast, wide
-from ..memory import gradient_place, new_gradient
+from ..memory import differentiable, gradient_place, new_gradient, steps_aside
 
 # %% ../../nbs/01a_polynomial.ipynb #7d7c642a
 def outer(a, b): return (a.unsqueeze(2)*b.unsqueeze(1)).flatten(1) # (B, p), (B, q) -> (B, p q)
@@ -67,8 +67,8 @@ class Bilinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, G):
-        direct = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        grads = (_direct if direct else _formulas)(G, *ctx.saved_tensors, ctx.needs_input_grad, ctx.take)
+        direct = not (torch.is_grad_enabled() or steps_aside())
+        with no_autocast(G.device): grads = (_direct if direct else _formulas)(G, *ctx.saved_tensors, ctx.needs_input_grad, ctx.take)
         return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad)), None
 
 def _times(W, scale, X):
@@ -76,9 +76,14 @@ def _times(W, scale, X):
     W = W if scale is None else W*scale
     return torch.bmm(W, X.T.expand(len(W), -1, -1))
 
+def _plainly(U, X, W, scale, shift, take):
+    "The product in operations that `torch.func` can transform"
+    out = torch.einsum('kpq,bq,bp->bk', W if scale is None else W*scale, X, U)
+    return out if shift is None else torch.cat([out, torch.einsum('kpq,pq->k', W, shift)[None]])
+
 def _formulas(G, U, X, W, scale, shift, needs, take):
     "The gradients in operations that can be differentiated again, or compiled"
-    G, g, Ws = G[:len(U)], G[-1], W if scale is None else W*scale
+    G, g, Ws = G[:len(U)], None if shift is None else G[-1], W if scale is None else W*scale
     dU, dX = torch.einsum('kpq,bq,bk->bp', Ws, X, G), torch.einsum('kpq,bp,bk->bq', Ws, U, G)
     dW = torch.einsum('bk,bp,bq->kpq', G, U, X)
     dscale, dW = (None, dW) if scale is None else ((dW*W).sum(0), dW*scale)
@@ -153,10 +158,8 @@ class Correlation(torch.autograd.Function):
     def backward(ctx, G):
         inputs, needs = ctx.saved_tensors, ctx.needs_input_grad
         x, u, Q, T = inputs
-        if torch.is_grad_enabled(): # second derivatives
-            found = iter(torch.autograd.grad(_correlate(*inputs), [t for t, need in zip(inputs, needs) if need], G, create_graph=True))
-            return *(next(found) if need else None for need in needs),
-        parts = [_uncorrelate(G[b], x[b], u[b], Q, T, needs, ctx.kept[i] if ctx.kept else None) for i, b in enumerate(_few(x, T))]
+        if torch.is_grad_enabled(): return *differentiable(_correlate, inputs, needs, G),
+        with no_autocast(G.device): parts = [_uncorrelate(G[b], x[b], u[b], Q, T, needs, ctx.kept[i] if ctx.kept else None) for i, b in enumerate(_few(x, T))]
         return *(how(d) if need else None for how, d, need in zip((torch.cat, torch.cat, sum, sum), zip(*parts), needs)),
 
 # %% ../../nbs/01a_polynomial.ipynb #a2f731a4
@@ -201,7 +204,8 @@ class LazyTaylor(LazyBlocks):
     def _dot(self, u, x, M, shift=None):
         sizes, M = (u.shape[1], x.shape[1]), M.to(x.dtype)
         around = (None if v is None else v.view(sizes) for v in (self.scale, shift))
-        with no_autocast(x.device): return Bilinear.apply(u, x, M.unflatten(1, sizes), *around, gradient_place(M))
+        multiply = _plainly if torch._C._are_functorch_transforms_active() else Bilinear.apply
+        with no_autocast(x.device): return multiply(u, x, M.unflatten(1, sizes), *around, gradient_place(M))
     def dot(self, M): return self._dot(self.u, self.x, M)
     def dot_moments(self, M, shift=None):
         res, B = self._dot(*(torch.cat([t, t.new_ones(1, t.shape[1])]) for t in (self.u, self.x)), M, shift), len(self.x)
@@ -239,7 +243,7 @@ def bilinear(self:LazyTaylor, Q, T):
         parts = [v.float() if v.dtype in (torch.bfloat16, torch.float16) else v for v in (self.x, self.u, Q, T)]
         return (self._aligned if self._fits(q, c) else _correlation)(*parts).to(self.x.dtype)
 
-def _correlation(*parts): return (_correlate if torch.compiler.is_compiling() else Correlation.apply)(*parts)
+def _correlation(*parts): return (_correlate if steps_aside() else Correlation.apply)(*parts)
 
 @patch
 def _aligned(self:LazyTaylor, x, u, Q, T):
