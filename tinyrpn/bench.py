@@ -128,17 +128,18 @@ def bench_steps(
     for r in rows: r['times the rule'] = round(r['median ms']/rows[0]['median ms'] if 'median ms' in r else r['lowest']/rows[0]['lowest'], 2)
     return Table(rows)
 
-# %% ../nbs/40_benchmark.ipynb #86f37289
+# %% ../nbs/40_benchmark.ipynb #8bfcd0c3
 _PEAK = '''
-import json, resource, sys, psutil, torch
+import json, re, sys, torch
 from tinyrpn.bench import training_step
 from tinyrpn.config import load_config
 cfg = load_config(sys.argv[1])
 torch.randn(256, 256) @ torch.randn(256, 256)
-before = psutil.Process().memory_info().rss
+def kilobytes(what): return int(re.search(what + r':\\s+(\\d+)', open('/proc/self/status').read())[1])
+before = kilobytes('VmRSS')
 step = training_step(cfg, sys.argv[2], sys.argv[2] == 'auto')
 for _ in range(4): step()
-print(json.dumps([step.parameters, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024 - before]))
+print(json.dumps([step.parameters, 1024*(kilobytes('VmHWM') - before)]))
 '''
 
 def step_memory(
@@ -147,6 +148,7 @@ def step_memory(
     huge_pages:bool=False, # ask torch for huge pages
 ) -> dict: # parameters, MB, and MB of parameters, gradients and optimizer state together
     "Peak memory of training steps above what the process held before, on Linux"
+    if sys.platform != 'linux': raise ParameterError(f'step_memory reads what Linux says of a process; this is {sys.platform}')
     env = {**os.environ, 'THP_MEM_ALLOC_ENABLE': str(int(huge_pages))}
     run = subprocess.run([sys.executable, '-c', _PEAK, config, contraction], env=env, capture_output=True, text=True)
     if run.returncode: raise ParameterError(f'the measuring process failed: {run.stderr.strip().splitlines()[-1]}')
