@@ -86,7 +86,7 @@ def checked(self:RPNHead,
     check_batch(x, self.m, who=f'head {self.m} -> {self.n}')
     if x.dtype != self.weight.dtype and not _autocasting(x.device.type):
         raise ShapeError(f'head {self.m} -> {self.n}: x is {x.dtype} and the weights are {self.weight.dtype}; convert one, as in x.to(weight.dtype) or model.double()')
-    if x.is_inference() and torch.is_grad_enabled(): x = x.clone() # made under inference_mode, needed for a gradient now
+    if not torch.compiler.is_compiling() and x.is_inference() and torch.is_grad_enabled(): x = x.clone() # made under inference_mode, needed for a gradient now
     return x.to(self.weight.dtype)
 
 @patch

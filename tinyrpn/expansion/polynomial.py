@@ -204,7 +204,7 @@ class LazyTaylor(LazyBlocks):
     def _dot(self, u, x, M, shift=None):
         sizes, M = (u.shape[1], x.shape[1]), M.to(x.dtype)
         around = (None if v is None else v.view(sizes) for v in (self.scale, shift))
-        multiply = _plainly if torch._C._are_functorch_transforms_active() else Bilinear.apply
+        multiply = _plainly if steps_aside() and not torch.compiler.is_compiling() else Bilinear.apply
         with no_autocast(x.device): return multiply(u, x, M.unflatten(1, sizes), *around, gradient_place(M))
     def dot(self, M): return self._dot(self.u, self.x, M)
     def dot_moments(self, M, shift=None):
