@@ -119,8 +119,20 @@ class SummationFusion(Fusion):
     aliases = 'sum_fusion',
     def fuse(self, stacked): return stacked.sum(0)
 
-# %% ../nbs/05_model.ipynb #f2f73dee
-class RPNLayer(nn.Module):
+# %% ../nbs/05_model.ipynb #3d5e9887
+class _ManyHeads(nn.Module):
+    "What a layer and a model share: how all heads below them multiply"
+    @property
+    def contraction(self) -> str: # 'auto' or 'dense', or 'mixed'
+        "How the heads multiply; setting it sets them all"
+        return found.pop() if len(found := {m.contraction for m in self.modules() if hasattr(m, 'reconciliation')}) == 1 else 'mixed'
+    @contraction.setter
+    def contraction(self, value):
+        check_contraction(value)
+        for m in self.modules():
+            if hasattr(m, 'reconciliation'): m.contraction = value
+
+class RPNLayer(_ManyHeads):
     "Heads side by side, fused: (batch, m) -> (batch, n)"
     def __init__(self,
         heads, # `RPNHead`s with equal m
@@ -135,15 +147,6 @@ class RPNLayer(nn.Module):
         self.fusion = fusion if getattr(fusion, 'kind', None) == 'fusion' else lookup(fusion, 'fusion')()
         self.m, self.n = self.heads[0].m, self.fusion.out([h.n for h in self.heads])
         if contraction is not None: self.contraction = contraction
-
-    @property
-    def contraction(self) -> str: # 'auto' or 'dense', or 'mixed'
-        "How the heads multiply; setting it sets them all"
-        return _common(h.contraction for h in self.heads)
-    @contraction.setter
-    def contraction(self, value):
-        check_contraction(value)
-        for h in self.heads: h.contraction = value
 
     @classmethod
     def repeat(cls,
@@ -161,8 +164,6 @@ class RPNLayer(nn.Module):
         x = h.checked(x)
         out = contract_channels(h.expansion, h.reconciliation, x, torch.cat([h.weight for h in self.heads]), h.n, h.contraction)
         return [head.finish(x, product) for head, product in zip(self.heads, out.unflatten(1, (W, -1)).mean(2).unbind(1))]
-
-def _common(values): return values.pop() if len(values := {*values}) == 1 else 'mixed'
 
 # %% ../nbs/05_model.ipynb #9e4b1780
 SMALL = 2**18 # weights of a layer up to which its heads are computed together
@@ -199,7 +200,7 @@ class Signature:
             raise ShapeError(f'{self}: shape must be whole numbers, mean and std numbers with std > 0, classes text')
         if self.shape and math.prod(self.shape) != m or len(self.classes) not in (0, n): raise ShapeError(f'{self} does not describe a model of {m} inputs and {n} outputs')
 
-class RPN(nn.Module):
+class RPN(_ManyHeads):
     "Layers in a row: (batch, m) -> (batch, n)"
     def __init__(self,
         layers, # `RPNLayer`s, where each n is the next one's m; a head alone counts as a layer
@@ -212,14 +213,6 @@ class RPN(nn.Module):
             if a.n != b.m: raise ShapeError(f'layer {i} has n={a.n} outputs and layer {i+1} takes m={b.m} inputs; they must be equal')
         self.m, self.n = self.layers[0].m, self.layers[-1].n
         if contraction is not None: self.contraction = contraction
-
-    @property
-    def contraction(self) -> str: # 'auto' or 'dense', or 'mixed'
-        "How the heads multiply; setting it sets them all"
-        return _common(l.contraction for l in self.layers)
-    @contraction.setter
-    def contraction(self, value):
-        for l in self.layers: l.contraction = value
 
     def forward(self,
         x:torch.Tensor # (batch, m), or (batch, ...) with m numbers a sample
