@@ -48,8 +48,8 @@ def test_every_rule_equals_the_dense_product(case):
     G = torch.randn_like(dense)
     for a, b in zip([auto, *torch.autograd.grad(auto, leaves, G)], [dense, *torch.autograd.grad(dense, leaves, G)]):
         assert a.shape == b.shape
-        # LayerNorm of numbers that are nearly equal divides rounding errors by nearly nothing, in both ways
-        if b.numel(): assert (a - b).abs().max() <= 1e-10*max(b.abs().max(), 1)
+        zero = len(kappa.post) and kappa.dim(x.shape[1]) == 1 # LayerNorm of a single number is 0: both ways give its rounding, and nothing is relative to 0
+        if b.numel(): assert (a - b).abs().max() <= 1e-10*max(b.abs().max(), 1 if zero else 1e-3)
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
