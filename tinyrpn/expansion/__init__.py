@@ -6,8 +6,8 @@
 __all__ = ['Rule', 'PIECE', 'SMALL', 'check_batch', 'Lazy', 'sandwich', 'wide', 'LazyBlocks', 'LazyLayerNorm', 'after',
            'Expansion', 'IdentityExpansion', 'LazyIdentity']
 
-# %% ../../nbs/01_expansion.ipynb #2dc92187
-import copy
+# %% ../../nbs/01_expansion.ipynb #085871fe
+import copy, math
 from collections import namedtuple
 from functools import singledispatch
 import torch
@@ -15,8 +15,9 @@ from torch import nn
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import *
+from ..domain import *
 from ..function import *
-from ..memory import no_autocast, streamed
+from ..memory import no_autocast, steps_aside, streamed
 
 # %% ../../nbs/01_expansion.ipynb #856b49db
 def check_batch(
@@ -190,14 +191,19 @@ def _(function, kappa):
     if kappa.ready: res.rule = Rule(f'LayerNorm of {kappa.rule.name}', kappa.rule.why)
     return res
 
-# %% ../../nbs/01_expansion.ipynb #68fb4bb7
+# %% ../../nbs/01_expansion.ipynb #cbaacbf0
 class Expansion(Component, nn.Module, kind='expansion'):
     "kappa: (batch, m) -> (batch, dim(m)); RPN paper, section 'data expansion functions'"
+    edge, choices = 'extend', CHOICES # what happens outside the domain where nothing else is asked for; what can be asked for
+    defined_on = None # an `Interval`; None where a subclass says nothing, which counts as all numbers
     def __init__(self,
         pre=None, # function(s) applied to x (batch, m) before the expansion
-        post=None): # function(s) applied to the expanded value (batch, D)
+        post=None, # function(s) applied to the expanded value (batch, D)
+        domain:str=None): # inputs outside `defined_on`: 'error', 'clamp', 'squash', in some families 'extend'; None for the family's default
         super().__init__()
         self.pre, self.post = Functions(pre), Functions(post)
+        if domain not in (None, *self.choices): raise ParameterError(f'domain={domain!r}: one of {", ".join(self.choices)} is needed')
+        self.domain, self._tally = domain or self.edge, Tally()
 
     def dim(self,
         m:int # length of x
@@ -224,7 +230,8 @@ def forward(self:Expansion,
 ) -> torch.Tensor: # (batch, dim(m))
     "kappa(x) in full; `TooLargeError` says how large it would have been"
     check_batch(x, who=self.name)
-    return self.post(Lazy(x := self.pre(x), self.dim(x.shape[1]), self.expand).dense())
+    x = self.admit(self.pre(x))
+    return self.post(self._checked_finite(x, Lazy(x, self.dim(x.shape[1]), self.expand).dense()))
 
 @patch
 def lazy(self:Expansion,
@@ -232,14 +239,45 @@ def lazy(self:Expansion,
 ) -> Lazy:
     "kappa(x), unevaluated"
     check_batch(x, who=self.name)
-    kappa = self.lazy_expand(self.pre(x))
+    kappa = self.lazy_expand(self.admit(self.pre(x)))
     for function in self.post: kappa = after(function, kappa)
     return kappa
 
 @patch
+def admit(self:Expansion,
+    x:torch.Tensor # (batch, m)
+) -> torch.Tensor: # (batch, m), inside the domain
+    "Count what is outside the domain and do with it what `domain` says; `DomainError` if that is 'error'"
+    if not (self.defined_on and self.defined_on.bounded) or x.device.type == 'meta': return x
+    if not steps_aside(): self._tally.count(x, self.defined_on)
+    try: return getattr(self.defined_on, self.domain)(x)
+    except DomainError as e: raise DomainError(f'{self.formula()}: {e}; scale the inputs, or choose another domain: {", ".join(self.choices[1:])}') from None
+
+@patch
+def outside(self:Expansion) -> float: # 0 to 1, NaN where nothing was counted
+    "The share of inputs outside the domain since the last reset"
+    return self._tally.share
+
+@patch
+def reset_outside(self:Expansion):
+    "Begin to count anew, in the parts of a composed expansion too"
+    for m in self.modules():
+        if getattr(m, 'kind', None) == 'expansion': m._tally.reset()
+
+@patch
+def _checked_finite(self:Expansion, x, out):
+    if steps_aside() or x.device.type == 'meta' or math.isfinite(out.detach().sum().item()) or bool(out.detach().isfinite().all()) or not x.isfinite().all(): return out
+    raise RangeError(f'{self.formula()} is too large for {str(x.dtype).removeprefix("torch.")} (at most {torch.finfo(x.dtype).max:.1e}): |x| is up to {x.abs().max():.2g}; scale the inputs to about 1, or use float64')
+
+@patch
+def settings(self:Expansion) -> dict: # name -> value
+    "The parameters that differ from their defaults"
+    return {k:v for k, v in Component.settings(self).items() if k != 'domain' or v != self.edge}
+
+@patch
 def formula(self:Expansion) -> str:
     "Name and parameters, for people"
-    args = [f'{k}={getattr(self, k)}' for k in constructor_params(type(self)) if k not in ('pre', 'post')]
+    args = [f'{k}={getattr(self, k)}' for k in constructor_params(type(self)) if k not in ('pre', 'post') and (k != 'domain' or self.domain != self.edge)]
     return self.name.removesuffix('_expansion') + (f"({', '.join(args)})" if args else '')
 
 @patch
@@ -250,10 +288,11 @@ def check(self:Expansion,
     check_sizes(self.pre, m, f'pre of {self.name}')
     check_sizes(self.post, self.dim(m), f'post of {self.name}')
 
-# %% ../../nbs/01_expansion.ipynb #31129b23
+# %% ../../nbs/01_expansion.ipynb #913c6ecd
 @delegates()
 class IdentityExpansion(Expansion):
     r"$\kappa(x) = x$ and $D = m$"
+    defined_on = Interval()
     def dim(self, m): return check_int('m', m)
     def expand(self, x): return x
     def lazy_expand(self, x): return LazyIdentity(x, x.shape[1], self.expand)

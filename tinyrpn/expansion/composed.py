@@ -48,6 +48,8 @@ class _ComposedExpansion(Expansion):
         self.composition_functions = Expansions(map(as_expansion, composition_functions))
     @classmethod
     def sized(cls, specs, m): return [as_expansion(s, m) for s in specs] # the parts, where the length of x is known
+    @property
+    def defined_on(self): return None # each part looks after its own
     def formula(self): return f"{self.name.removesuffix('_expansion')}({', '.join(e.formula() for e in self.composition_functions)})"
 
 # %% ../../nbs/01f_composed.ipynb #ac9796e6

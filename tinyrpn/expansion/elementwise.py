@@ -26,11 +26,15 @@ class ElementwiseExpansion(Expansion):
         "The functions of one coordinate; each subclass says it"
         raise ParameterError(f'{type(self).__name__} does not define basis(x)')
 
+    def stack(self, functions): # a list of L tensors -> (..., L), laid out so that no copy is needed later
+        return torch.stack(functions, -2).mT if self.by_function else torch.stack(functions, -1)
+    def values(self, x): # the basis; 16 bits are too few for it, so it is computed in 32
+        return self.basis(x.float()).to(x.dtype) if x.dtype.itemsize == 2 else self.basis(x)
     def dim(self, m): return check_int('m', m)*self.per_coordinate
-    def expand(self, x): return (self.basis(x).mT if self.by_function else self.basis(x)).flatten(1)
+    def expand(self, x): return (self.values(x).mT if self.by_function else self.values(x)).flatten(1)
     def lazy_expand(self, x):
         learnt = any(not name.startswith(('pre.', 'post.')) for name, _ in self.named_parameters()) # then autograd has to see them
-        return super().lazy_expand(x) if learnt else LazyElementwise(x, self.dim(x.shape[1]), self.expand, self.basis, self.by_function)
+        return super().lazy_expand(x) if learnt else LazyElementwise(x, self.dim(x.shape[1]), self.expand, self.values, self.by_function)
 
 class LazyElementwise(LazyBlocks):
     "A few coordinates at a time"

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['CACHE', 'SHARE', 'TaylorExpansion', 'Bilinear', 'Correlation', 'LazyTaylor']
 
-# %% ../../nbs/01a_polynomial.ipynb #02f1be05
+# %% ../../nbs/01a_polynomial.ipynb #39209326
 import itertools, math
 import torch
 from torch.nn.functional import pad
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import *
+from ..domain import Interval
 from . import SMALL, Expansion, LazyBlocks, LazyIdentity, Rule, no_autocast, wide
 from ..memory import differentiable, gradient_place, new_gradient, steps_aside
 
@@ -24,10 +25,11 @@ def taylor(x, d):
     for _ in range(d - 1): terms.append(outer(terms[-1], x))
     return torch.cat(terms, 1)
 
-# %% ../../nbs/01a_polynomial.ipynb #61dcde87
+# %% ../../nbs/01a_polynomial.ipynb #f365ca99
 @delegates()
 class TaylorExpansion(Expansion):
     r"$\kappa(x) = [x, x \otimes x, \ldots, x^{\otimes d}]$ and $D = m + m^2 + \cdots + m^d$"
+    defined_on = Interval()
     def __init__(self,
         d:int=2, # degree, 1 to 100
         **kwargs):

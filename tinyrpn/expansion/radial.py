@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['GaussianRbfExpansion', 'InverseQuadraticRbfExpansion']
 
-# %% ../../nbs/01e_radial.ipynb #756317cc
+# %% ../../nbs/01e_radial.ipynb #f311876b
 import torch
 from fastcore.meta import delegates
 from ..core import *
+from ..domain import Interval
 from .elementwise import ElementwiseExpansion
 
 # %% ../../nbs/01e_radial.ipynb #c5eae57d
@@ -22,6 +23,8 @@ class _RadialExpansion(ElementwiseExpansion):
         **kwargs):
         super().__init__(**kwargs)
         self.base_range, self.num_interval, self.epsilon = check_range_of('base_range', base_range), check_int('num_interval', num_interval), check_number('epsilon', epsilon, positive=True)
+    @property
+    def defined_on(self): return Interval(*self.base_range)
     @property
     def per_coordinate(self): return self.num_interval
     def basis(self, x):

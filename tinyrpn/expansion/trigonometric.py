@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['FourierExpansion']
 
-# %% ../../nbs/01c_trigonometric.ipynb #90c534fd
+# %% ../../nbs/01c_trigonometric.ipynb #754840ce
 import math
 import torch
 from fastcore.meta import delegates
 from ..core import *
+from ..domain import Interval
 from .elementwise import ElementwiseExpansion
 
-# %% ../../nbs/01c_trigonometric.ipynb #05180cd3
+# %% ../../nbs/01c_trigonometric.ipynb #691a3783
 @delegates()
 class FourierExpansion(ElementwiseExpansion):
     r"$\cos(2\pi k x / P)$ and $\sin(2\pi k x / P)$ for $k = 1, \ldots, N$; $D = 2Nm$"
-    by_function = True
+    by_function, defined_on = True, Interval()
     def __init__(self,
         P:float=10, # period
         N:int=5, # number of harmonics
