@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESULTS', 'Parser', 'make_parser', 'holds_run', 'claim', 'output_folder', 'cmd_train', 'check_fit', 'final_line',
-           'make_estimate', 'save_run', 'cmd_predict', 'cmd_describe', 'cmd_bench', 'cmd_configs', 'main']
+           'make_estimate', 'save_run', 'cmd_predict', 'cmd_describe', 'cmd_bench', 'load_plugins', 'cmd_new',
+           'cmd_configs', 'main']
 
 # %% ../nbs/15_cli.ipynb #6bb9cb96
 import argparse, math, os, sys, time, warnings
@@ -21,6 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     "The command line's grammar"
     p = Parser(prog='tinyrpn', description='Train and use Reconciled Polynomial Networks.')
     p.add_argument('--version', action='version', version=f'tinyrpn {__version__}')
+    p.add_argument('--plugin', action='append', default=[], metavar='MODULE', help='import a module of yours first, which defines components; may be repeated')
     commands = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
 
     t = commands.add_parser('train', help='train a model', description='Train the model of a configuration; results go to a folder of their own.')
@@ -54,6 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
     c = commands.add_parser('configs', help='list the packaged configurations', description='List the packaged configurations, or copy one to a file of your own.')
     c.add_argument('name', nargs='?', help='the one to copy')
     c.add_argument('to', nargs='?', help='where to (default: NAME.yaml here)')
+    w = commands.add_parser('new', help='write a chapter for a component of your own', description='Write a notebook with blanks for a component of your own; its checks fail until the formula is right.')
+    w.add_argument('kind', metavar='KIND', help='expansion, reconciliation or remainder')
+    w.add_argument('name', metavar='NAME', help='in small letters, such as soft_sign')
+    w.add_argument('--folder', default='.', help='where to (default: here; in a clone of the project, among the chapters)')
     for c in commands.choices.values(): c.add_argument('--verbose', action='store_true', help='say more')
     return p
 
@@ -200,6 +206,20 @@ def cmd_bench(args) -> int:
     if args.out: save_table(table, args.out); print(f'table: {args.out}')
     return 0
 
+def load_plugins(names):
+    "Import what `--plugin` names; modules in the current folder count"
+    if not names: return
+    from tinyrpn.model import import_plugins
+    if os.getcwd() not in sys.path: sys.path.append(os.getcwd())
+    import_plugins(names)
+
+def cmd_new(args) -> int:
+    "`tinyrpn new`"
+    from tinyrpn.new import new_chapter
+    file = new_chapter(args.kind, args.name, args.folder)
+    print(f'{file} written. Run it: the first cell that fails is the next blank to fill.')
+    return 0
+
 def cmd_configs(args) -> int:
     "`tinyrpn configs`: list them, or copy one"
     from tinyrpn.config import packaged
@@ -226,8 +246,9 @@ def main(
         if args.verbose: print('THP_MEM_ALLOC_ENABLE=1 is set for this process: torch asks for huge pages')
     try:
         with warnings.catch_warnings():
+            load_plugins(args.plugin)
             warnings.showwarning = lambda message, *_, **__: print(f'note: {message}', file=sys.stderr)
-            return {'train': cmd_train, 'predict': cmd_predict, 'describe': cmd_describe, 'bench': cmd_bench, 'configs': cmd_configs}[args.command](args)
+            return {'train': cmd_train, 'predict': cmd_predict, 'describe': cmd_describe, 'bench': cmd_bench, 'configs': cmd_configs, 'new': cmd_new}[args.command](args)
     except KeyboardInterrupt: print('tinyrpn: interrupted', file=sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 0 # the reader of our output has left
     except Exception as e:

@@ -17,6 +17,7 @@ from .core import *
 from .function import find_function, make_function
 from .core import replace_file
 from .contraction import check_contraction
+from .expansion.composed import as_expansion
 from .model import RPN, RPNLayer, RPNHead
 from .data import SETS, load_data
 from .learner import Learner, check_torch_part, torch_class
@@ -107,6 +108,7 @@ def build_component(part, kind, m=None, **functions): # m: length of x, for the 
         cls = lookup(part.name, kind)
         check_params(cls, [*params, *functions])
         if m and isinstance(params.get('composition_functions'), list): params['composition_functions'] = cls.sized(params['composition_functions'], m)
+        if m and 'expansion' in params: params['expansion'] = as_expansion(params['expansion'], m) # of a remainder
         return cls(**params, **functions)
 
 @patch
@@ -116,23 +118,24 @@ def build(self:HeadPlan) -> RPNHead:
     m, n, e, r = self.m, self.n, self.expansion, self.remainder
     D = build_component(e, 'expansion', m).dim(m)
     expansion = build_component(e, 'expansion', m, pre=build_functions(get(e, 'pre'), m), post=build_functions(get(e, 'post'), D))
-    remainder = build_component(r, 'remainder', activation=build_functions(get(r, 'activation'), n))
+    around = {k: build_functions(get(r, k), size) for k, size in (('pre', m), ('activation', n)) if get(r, k)}
+    remainder = build_component(r, 'remainder', m, **around)
     with place(self.path): return RPNHead(m, n, expansion, build_component(self.reconciliation, 'reconciliation'), remainder, self.channels, self.bias, build_functions(self.output, n), self.contraction)
 
-def build_model(layers) -> RPN: # layers: list of `LayerPlan`
+def build_model(layers, scaler=None) -> RPN: # layers: list of `LayerPlan`
     "The model, all sizes checked before anything is allocated"
-    with torch.device('meta'): n = sum(p.numel() for p in _build(layers).parameters())
+    with torch.device('meta'): n = sum(p.numel() for p in _build(layers, scaler).parameters())
     if torch.get_default_device().type != 'meta': check_fits('the model, in parameters,', n)
-    return _build(layers)
+    return _build(layers, scaler)
 
-def _build(layers):
+def _build(layers, scaler):
     built = []
     for l in layers:
         heads = [h.build() for h in l.heads]
         with place(l.path): built.append(RPNLayer(heads, build_component(l.fusion, 'fusion')))
-        if built[-1].n != l.n: raise ShapeError(f'{l.path}: n={l.n}, and its heads and fusion give {built[-1].n}')
+        if l.n not in (built[-1].n, *{h.n for h in built[-1].heads}): raise ShapeError(f'{l.path}: n={l.n}, and its heads and fusion give {built[-1].n}')
         if len(built) > 1 and built[-2].n != l.m: raise ShapeError(f'{l.path}: m={l.m}, and the layer before it has n={built[-2].n}; they must be equal')
-    with place('model'): return RPN(built)
+    with place('model'): return RPN(built, scaler=scaler)
 
 # %% ../nbs/12_config.ipynb #274d5459
 def read_functions(node, *keys):
@@ -160,6 +163,7 @@ def read_part(node, key, kind, default=_MISSING):
     name = n.take('name', kind=str)
     functions = {k:read_functions(n, k) for k in ('pre', 'post', 'activation') if n.has(k)}
     inner = {'composition_functions': n.take(*_COMPOSED)} if kind == 'expansion' and n.has(*_COMPOSED) else {}
+    if kind == 'remainder' and n.has('expansion'): inner['expansion'] = read_part(n, 'expansion', 'expansion').short()
     part = Part(name, {**n.rest, **functions, **inner}, n.path)
     check_known(part, kind)
     return part
@@ -216,11 +220,21 @@ def read_model(node):
     if len(dims) < 2 or not all(type(d) is int and d > 0 for d in dims): raise ConfigError(f'{node.at("dims")}: found {dims}; two or more whole numbers are needed, such as [784, 64, 10]')
     shared = {k:node.take(k) for k in ('width', 'fusion', *_HEAD_KEYS) if node.has(k)}
     node.has('layers'); node.done()
-    return [read_layer({'m': m, 'n': n, **copy.deepcopy(shared)}, node.path, contraction) for m, n in zip(dims, dims[1:])]
+    layers, m = [], dims[0]
+    for n in dims[1:]:
+        layers.append(read_layer({'m': m, 'n': n, **copy.deepcopy(shared)}, node.path, contraction))
+        m = fused(layers[-1])
+    if m != dims[-1]: raise ConfigError(f'{node.at("fusion")}: {layers[-1].fusion.name} of {len(layers[-1].heads)} heads makes {m} outputs where dims ends in {dims[-1]}; list the layers one by one to give the last one another fusion')
+    return layers
 
-# %% ../nbs/12_config.ipynb #712fb345
+def fused(layer):
+    "The number of outputs of a layer; where it cannot be known, building it will say why"
+    try: return build_component(layer.fusion, 'fusion').out([h.n for h in layer.heads])
+    except TinyRPNError: return layer.n
+
+# %% ../nbs/12_config.ipynb #eb8217ec
 _TINYBIG = re.compile(r'tinybig\.(\w+)\.(?:\w+\.)*(\w+)')
-_AROUND = {'expansion': {'pre': 'preprocess', 'post': 'postprocess'}, 'remainder': {'activation': 'activation'}}
+_AROUND = {'expansion': {'pre': 'preprocess', 'post': 'postprocess'}, 'remainder': {'activation': 'activation', 'pre': 'preprocess'}}
 
 def tinybig_name(path_in_file, value, room, *names):
     "The last part of `tinybig.<room>.<name>`, one of `names` where there are any; everything else is refused"
@@ -259,6 +273,7 @@ def read_long(n, role, kind):
         functions[ours] = long_functions(params, theirs) + outside
     n.done(); idle_keys(params)
     bias = params.take('enable_bias', default=False, kind=bool)
+    if kind == 'fusion': params.take('dims', default=None) # the heads know
     inner = [read_long(Node(v, p), 'expansion', kind)[0].short() for v, p in params.items(*_COMPOSED)] if kind == 'expansion' else []
     part = Part(name, {**params.rest, **{k:v for k, v in functions.items() if v}, **({'composition_functions': inner} if inner else {})}, params.path)
     check_known(part, kind)
@@ -400,7 +415,7 @@ def short_sections(node):
     res = dict(name=node.take('name', default=None, kind=(str, type(None))), seed=node.take('seed', default=None, kind=(int, type(None))), device=node.take('device', default=None, kind=(str, type(None))))
     data = node.take('data', default={}, kind=(str, dict))
     res['data'] = read_data(Node({'name': data} if isinstance(data, str) else data, 'data')) if data else {}
-    res['layers'] = read_model(node.child('model')) if node.has('model') else None
+    if node.has('model'): res['scaler'], res['layers'] = (model := node.child('model')).take('scaler', default=None, kind=(str, dict, type(None))), read_model(model)
     learner = node.child('learner')
     res['learner'] = {k:learner.take(k) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics') if learner.has(k)}
     learner.done()
@@ -434,14 +449,14 @@ class Config:
         if not re.fullmatch(r'\w[\w. -]{0,99}', self.name): raise ConfigError(f'name: found {self.name!r}; letters, digits, points, spaces and dashes are accepted, since it names a folder')
         if self.seed is not None:
             with place('seed'): check_int('seed', self.seed, low=0)
-        self.data_spec, self.layers, self.learner_spec = s['data'], s['layers'], s['learner']
+        self.data_spec, self.layers, self.learner_spec, self.scaler = s['data'], s.get('layers'), s['learner'], s.get('scaler')
 
-# %% ../nbs/12_config.ipynb #9e98d477
+# %% ../nbs/12_config.ipynb #876e4c08
 @patch
 def model(self:Config) -> RPN:
     "Build the model"
     if self.layers is None: raise ConfigError('model: the file describes none')
-    return build_model(self.layers)
+    return build_model(self.layers, self.scaler)
 
 @patch
 def data(self:Config,
@@ -470,7 +485,7 @@ def short(self:Config) -> dict:
     "The same experiment in the short form"
     head = lambda h: {k:v for k, v in dict(m=h.m, n=h.n, expansion=h.expansion.short(), reconciliation=h.reconciliation.short(), remainder=h.remainder.short(), channels=h.channels, bias=h.bias,
                                            output=[f.short() for f in h.output], contraction=h.contraction).items() if v not in (False, [], 'auto') and (k, v) != ('channels', 1)}
-    layers = None if self.layers is None else {'layers': [{'m': l.m, 'n': l.n, 'fusion': l.fusion.short(), 'heads': [head(h) for h in l.heads]} for l in self.layers]}
+    layers = None if self.layers is None else {**({'scaler': self.scaler} if self.scaler else {}), 'layers': [{'m': l.m, 'n': l.n, 'fusion': l.fusion.short(), 'heads': [head(h) for h in l.heads]} for l in self.layers]}
     everything = dict(name=self.name, seed=self.seed, device=self.device, data=self.data_spec, model=layers, learner=self.learner_spec)
     return copy.deepcopy({k:v for k, v in everything.items() if v or k == 'seed' and v is not None})
 

@@ -30,7 +30,7 @@ def check_range(
     fine = math.isfinite(out.detach().sum().item()) or bool(out.detach().isfinite().all()) # a sum can overflow where nothing else does
     if fine and (bound is None or not bound > most) or not (x.isfinite().all() and w.isfinite().all()): return
     what = 'kappa(x), or its product with psi(w),' if bound is None else 'kappa(x)' if bound > most else 'the product of kappa(x) and psi(w)'
-    raise RangeError(f'{what} is too large for {str(kappa.x.dtype).removeprefix("torch.")} (at most {most:.1e}): |x| is up to {x.abs().max():.2g}, |w| up to {w.abs().max():.2g}; scale the inputs to about 1, or use float64')
+    raise RangeError(f'{what} is too large for {str(kappa.x.dtype).removeprefix("torch.")} (at most {most:.1e}): |x| is up to {x.abs().max():.2g}, |w| up to {w.abs().max() if w.numel() else 0:.2g}; scale the inputs to about 1, or use float64')
 
 # %% ../nbs/04_contraction.ipynb #8a6f1bba
 def contract(
@@ -107,7 +107,9 @@ def contraction_cost(
     x = torch.empty(batch, m, device='meta', dtype=dtype, requires_grad=input_grad)
     w = torch.empty(channels, reconciliation.numel(n, expansion.dim(m)), device='meta', dtype=dtype, requires_grad=True)
     expansion, reconciliation = _shapes_only(expansion), _shapes_only(reconciliation)
-    with Meter() as seen: contract(expansion, reconciliation, x, w, n, contraction).sum().backward()
+    with Meter() as seen:
+        out = contract(expansion, reconciliation, x, w, n, contraction).sum()
+        if out.requires_grad: out.backward()
     return dict(flop=seen.flop, bytes=seen.peak, largest=seen.largest)
 
 # %% ../nbs/04_contraction.ipynb #917f3efd

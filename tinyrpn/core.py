@@ -119,10 +119,11 @@ class Component:
 
     def __init_subclass__(cls,
         kind:str=None, # given by a base class: the kind of component it starts
+        abstract:bool=False, # a base class that is no component itself
         **kwargs):
         super().__init_subclass__(**kwargs)
         if kind: cls.kind, _ = kind, _registry.setdefault(kind, {})
-        elif not cls.__name__.startswith('_'): cls._register()
+        elif not abstract and not cls.__name__.startswith('_'): cls._register()
 
     @classmethod
     def _register(cls):
@@ -158,8 +159,8 @@ def config(self:Component) -> dict: # plain values, as YAML holds them
 def __repr__(self:Component):
     return f"{self.name}({', '.join(f'{k}={v!r}' for k,v in self.settings().items())})"
 
-# %% ../nbs/00_core.ipynb #892d13c6
-_rooms = 'expansion', 'reconciliation', 'remainder', 'model' # modules that define components
+# %% ../nbs/00_core.ipynb #8be0a850
+_rooms = 'expansion', 'reconciliation', 'remainder', 'fusion' # modules that define components
 
 def import_families(
     package:str, # `__name__` of the package that asks

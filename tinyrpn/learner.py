@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LOSSES', 'OPTIMIZERS', 'SCHEDULERS', 'METRICS', 'Prediction', 'torch_class', 'check_torch_part', 'torch_part',
            'make_optimizer', 'make_metric', 'History', 'Callback', 'length', 'ProgressBar', 'PrintEpochs',
-           'DivergedError', 'KeepGood', 'Learner', 'as_prediction']
+           'DivergedError', 'KeepGood', 'WatchDomain', 'Learner', 'as_prediction']
 
-# %% ../nbs/11_learner.ipynb #bd76573f
-import copy, csv, json, math, os, tempfile, time
+# %% ../nbs/11_learner.ipynb #fb881315
+import copy, csv, json, math, os, tempfile, time, warnings
 from collections import namedtuple
 from pathlib import Path
 import numpy as np
@@ -176,20 +176,38 @@ class KeepGood(Callback):
     def before_fit(self, learner): self.file = tempfile.TemporaryFile(); self._write(learner)
     def after_epoch(self, learner): self._write(learner)
     def after_fit(self, learner): self.file.close()
+    def _kept(self, learner): return [v for v in learner.model.state_dict().values() if v.numel()]
     def _bytes(self, v): return v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
     def _write(self, learner):
         self.file.seek(0)
         try:
-            for v in learner.model.state_dict().values(): self.file.write(self._bytes(v))
+            for v in self._kept(learner): self.file.write(self._bytes(v))
             self.file.flush()
         except OSError as e: raise FileError(f'the safe copy of the weights does not fit in {tempfile.gettempdir()}: {e.strerror}; free some space, or take it out with learner.callbacks.pop(0)') from e
     def restore(self, learner):
         self.file.seek(0)
         with torch.no_grad():
-            for v in learner.model.state_dict().values():
+            for v in self._kept(learner):
                 read = np.frombuffer(self.file.read(v.numel()*v.element_size()), np.uint8)
                 v.copy_(torch.from_numpy(read.copy()).view(v.dtype).view(v.shape))
         learner.optimizer.state.clear()
+
+# %% ../nbs/11_learner.ipynb #64d91bfc
+class WatchDomain(Callback):
+    "Note in the history which share of the inputs lay outside a domain, and warn when it is large"
+    def __init__(self,
+        most:float=0.01): # the share above which it warns
+        self.most, self.warned = most, False
+    def before_epoch(self, learner):
+        if hasattr(learner.model, 'reset_outside'): learner.model.reset_outside()
+    def after_epoch(self, learner):
+        shares = learner.model.outside() if hasattr(learner.model, 'outside') else {}
+        if not shares: return
+        where, share = max(shares.items(), key=lambda kv: kv[1])
+        learner.history.rows[-1]['outside'] = share
+        if share <= self.most or self.warned: return
+        self.warned = True
+        warnings.warn(f"{share:.1%} of the inputs of {where} lie outside its expansion's domain; a scaler brings data in (RPN(layers, scaler='quantile')), pre='Tanh' or domain='squash' the inputs of a later layer", stacklevel=2)
 
 # %% ../nbs/11_learner.ipynb #cfbb9e64
 Prediction = namedtuple('Prediction', 'labels probabilities logits')
@@ -214,7 +232,7 @@ class Learner:
         self.optimizer = self.scheduler = None
         self.metrics = as_metrics(metrics, getattr(model, 'n', None))
         self.default_epochs, self.n_epochs, self.epoch, self.step, self.history, self.last = n_epochs, 0, 0, 0, History(), {}
-        self.callbacks = [KeepGood(), *([ProgressBar(), PrintEpochs()] if progress else []), *callbacks]
+        self.callbacks = [KeepGood(), WatchDomain(), *([ProgressBar(), PrintEpochs()] if progress else []), *callbacks]
 
 # %% ../nbs/11_learner.ipynb #b5155a57
 def as_loaders(data):
@@ -240,12 +258,22 @@ def prepare(self:Learner):
     self.model.to(self.device)
     for m in self.metrics.values(): m.to(self.device)
     self.loss.to(self.device) if isinstance(self.loss, nn.Module) else None
+    self._fit_scaler()
     if self.optimizer is None:
+        if not sum(p.numel() for p in self.model.parameters()): raise ParameterError('the model has no parameters: there is nothing to train (constant reconciliations and remainders learn nothing)')
         self.optimizer = make_optimizer(self.optimizer_spec, self.model.parameters())
         self.scheduler = None if self.scheduler_spec is None else torch_part('scheduler', self.scheduler_spec, self.optimizer)
         weights = [p for p in self.model.parameters()]
         copies = 1 + 2*('Ada' in type(self.optimizer).__name__)
         check_fits(f'{type(self.optimizer).__name__} with gradients,', copies, sum(p.numel() for p in weights), bytes_each=weights[0].element_size() if weights else 4, device=self.device)
+
+# %% ../nbs/11_learner.ipynb #dc7b5f77
+@patch
+def _fit_scaler(self:Learner):
+    "Fit the model's scaler on the training data, once"
+    scaler = getattr(self.model, 'scaler', None)
+    if scaler is None or scaler.fitted or self.train_batches is None: return
+    scaler.fit(torch.cat([x.flatten(1) for x, _ in self._to_device(self.train_batches)]))
 
 # %% ../nbs/11_learner.ipynb #521cf226
 @patch

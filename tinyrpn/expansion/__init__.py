@@ -6,14 +6,13 @@
 __all__ = ['Rule', 'PIECE', 'SMALL', 'check_batch', 'Lazy', 'sandwich', 'wide', 'LazyBlocks', 'LazyLayerNorm', 'after',
            'Expansion', 'IdentityExpansion', 'LazyIdentity']
 
-# %% ../../nbs/01_expansion.ipynb #085871fe
+# %% ../../nbs/01_expansion.ipynb #5dc96210
 import copy, math
 from collections import namedtuple
 from functools import singledispatch
 import torch
 from torch import nn
 from fastcore.basics import patch
-from fastcore.meta import delegates
 from ..core import *
 from ..domain import *
 from ..function import *
@@ -61,6 +60,7 @@ class Lazy:
     def bilinear_rule(self, q, c): return self.rule
     def bound(self): return None # an upper bound of |kappa(x)|, where one is cheap
 
+# %% ../../nbs/01_expansion.ipynb #397e6c19
 def sandwich(
     K:torch.Tensor, # (batch, q, c)
     Q:torch.Tensor, # (C, a, q)
@@ -264,6 +264,7 @@ def reset_outside(self:Expansion):
     for m in self.modules():
         if getattr(m, 'kind', None) == 'expansion': m._tally.reset()
 
+# %% ../../nbs/01_expansion.ipynb #0fa421ea
 @patch
 def _checked_finite(self:Expansion, x, out):
     if steps_aside() or x.device.type == 'meta' or math.isfinite(out.detach().sum().item()) or bool(out.detach().isfinite().all()) or not x.isfinite().all(): return out
@@ -288,8 +289,7 @@ def check(self:Expansion,
     check_sizes(self.pre, m, f'pre of {self.name}')
     check_sizes(self.post, self.dim(m), f'post of {self.name}')
 
-# %% ../../nbs/01_expansion.ipynb #913c6ecd
-@delegates()
+# %% ../../nbs/01_expansion.ipynb #ce6f49ee
 class IdentityExpansion(Expansion):
     r"$\kappa(x) = x$ and $D = m$"
     defined_on = Interval()

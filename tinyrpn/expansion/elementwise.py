@@ -10,8 +10,8 @@ import torch
 from ..core import *
 from . import Expansion, LazyBlocks, Rule, _sandwiched
 
-# %% ../../nbs/01b_elementwise.ipynb #e9ddacb9
-class ElementwiseExpansion(Expansion):
+# %% ../../nbs/01b_elementwise.ipynb #2e8d6746
+class ElementwiseExpansion(Expansion, abstract=True):
     "Each coordinate becomes `per_coordinate` numbers of its own; subclasses say `basis(x)` and `per_coordinate`"
     by_function = False # order of kappa(x): coordinate after coordinate, or function after function
 

@@ -5,14 +5,25 @@
 # %% auto #0
 __all__ = ['BsplineExpansion']
 
-# %% ../../nbs/01d_spline.ipynb #17f14bfb
+# %% ../../nbs/01d_spline.ipynb #9c00183c
 import math
+from fractions import Fraction
+from functools import lru_cache
+from itertools import accumulate, repeat
+from operator import mul
 import torch
 from fastcore.meta import delegates
 from ..core import *
 from ..domain import Interval
 from . import wide
 from .elementwise import ElementwiseExpansion
+
+# %% ../../nbs/01d_spline.ipynb #d8c3290c
+@lru_cache(maxsize=32)
+def _blend(d):
+    "(d+1, d+1): row k has the coefficients of u^k in the splines that cover an interval, u from 0 to 1 within it"
+    piece = lambda j, k: sum((-1)**i*math.comb(d + 1, i)*math.comb(d, k)*Fraction(d - j - i)**(d - k) for i in range(d - j + 1))/math.factorial(d)
+    with torch.inference_mode(False): return torch.tensor([[float(piece(j, k)) for j in range(d + 1)] for k in range(d + 1)], dtype=torch.float64)
 
 # %% ../../nbs/01d_spline.ipynb #d3fed2d1
 @delegates()
@@ -33,11 +44,11 @@ class BsplineExpansion(ElementwiseExpansion):
     def basis(self, x):
         d, (low, high) = self.d, self.grid_range
         y = wide(x) if d > 5 else x
-        centres = torch.arange(self.t + d, dtype=y.dtype, device=y.device) - (d - 1)/2
-        steps = (y - low)*(self.t/(high - low))
-        if d == 0: steps = torch.where(y == high, self.t - 0.5, steps) # the last interval has an end
-        v = steps.unsqueeze(-1) - centres
-        if d == 0: return ((v >= -0.5) & (v < 0.5)).to(x.dtype)
-        v = v.abs()
-        terms = ((-1)**k*math.comb(d + 1, k)/math.factorial(d)*((d + 1)/2 - k - v).clamp(min=0)**d for k in range(d//2 + 1))
-        return sum(terms).to(x.dtype)
+        s = ((y - low)*(self.t/(high - low))).clamp(-d - 1, self.t + d + 1)
+        i = s.detach().floor().nan_to_num().where(s.detach() != self.t, self.t - 1) # the interval; the last one has an end
+        u = (s - i).unsqueeze(-1)
+        powers = list(accumulate(repeat(u, d), mul, initial=torch.ones_like(u)))
+        values = torch.cat(powers, -1) @ _blend(d).to(y) # of the d + 1 splines that are not zero there
+        where = i.long().unsqueeze(-1) + torch.arange(d + 1, device=x.device)
+        if self.domain == 'extend': values, where = values*((where >= 0) & (where < self.t + d)), where.clamp(0, self.t + d - 1)
+        return y.new_zeros(*x.shape, self.t + d).scatter_add(-1, where, values).to(x.dtype)

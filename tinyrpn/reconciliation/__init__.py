@@ -5,21 +5,30 @@
 # %% auto #0
 __all__ = ['Reconciliation', 'IdentityReconciliation']
 
-# %% ../../nbs/02_reconciliation.ipynb #92dd6fe4
+# %% ../../nbs/02_reconciliation.ipynb #640a8d38
 import torch
 from torch import nn
+from fastcore.basics import patch
 from ..core import *
 from ..expansion import Rule
 
-# %% ../../nbs/02_reconciliation.ipynb #92b07d61
+# %% ../../nbs/02_reconciliation.ipynb #82e0e387
 class Reconciliation(Component, nn.Module, kind='reconciliation'):
     "psi: (l,) -> (n, D); RPN paper, section 'parameter reconciliation functions'"
+    _size = None # what `prepare` was last called for
     def numel(self,
         n:int, # number of outputs
         D:int # length of the expansion
     ) -> int: # l
         "How many parameters an n x D matrix needs; each subclass says it"
         raise ParameterError(f'{type(self).__name__} does not define numel(n, D)')
+
+    def prepare(self,
+        n:int, # number of outputs
+        D:int # length of the expansion
+    ):
+        "Make whatever the matrix needs besides w for this size; a head calls it once, when it is built"
+        self._size = n, D
 
     def forward(self,
         w:torch.Tensor, # (l,) parameters
@@ -37,29 +46,53 @@ class Reconciliation(Component, nn.Module, kind='reconciliation'):
         "The matrices of all channels, one below the other"
         return torch.cat([self(v, n, D) for v in w])
 
-    def contract(self,
-        kappa, # a `Lazy`: kappa(x), unevaluated
-        w:torch.Tensor, # (channels, l) parameters
-        n:int # number of outputs
-    ) -> torch.Tensor: # (batch, channels, n)
-        "<kappa(x), psi(w)> for each channel"
-        return kappa.dot(self.rows(w, n, kappa.D)).unflatten(1, (len(w), n))
-
-    def rule(self,
-        kappa, # a `Lazy`
-        n:int # number of outputs
-    ): # (name, why)
-        "How `contract` multiplies, for people"
-        return Rule(kappa.rule.name, f'{kappa.rule.why}; psi(w) is built')
-
     def shown(self, n, D): return repr(self) # with whatever follows from n and D filled in
+
+# %% ../../nbs/02_reconciliation.ipynb #a3525645
+@patch
+def contract(self:Reconciliation,
+    kappa, # a `Lazy`: kappa(x), unevaluated
+    w:torch.Tensor, # (channels, l) parameters
+    n:int # number of outputs
+) -> torch.Tensor: # (batch, channels, n)
+    "<kappa(x), psi(w)> for each channel"
+    return kappa.dot(self.rows(w, n, kappa.D)).unflatten(1, (len(w), n))
+
+@patch
+def rule(self:Reconciliation,
+    kappa, # a `Lazy`
+    n:int # number of outputs
+): # (name, why)
+    "How `contract` multiplies, for people"
+    return Rule(kappa.rule.name, f'{kappa.rule.why}; psi(w) is built')
+
+# %% ../../nbs/02_reconciliation.ipynb #df666e4a
+@patch
+def check_w(self:Reconciliation,
+    w:torch.Tensor, # (l,) or (channels, l) parameters
+    n:int, # number of outputs
+    D:int # length of the expansion
+):
+    "Raise `ShapeError` unless w has the l numbers of an n x D matrix"
+    if w.ndim > 2 or w.shape[-1:] != (l := self.numel(n, D),): raise ShapeError(f'{self.name}: w has shape {tuple(w.shape)}; ({l},) is needed for n={n}, D={D}')
+
+@patch
+def ready(self:Reconciliation,
+    w:torch.Tensor, # (l,) or (channels, l) parameters
+    n:int, # number of outputs
+    D:int # length of the expansion
+):
+    "`check_w`, and `prepare` unless that has been done for this size"
+    self.check_w(w, n, D)
+    if self._size != (n, D):
+        with torch.device(w.device): self.prepare(n, D)
 
 # %% ../../nbs/02_reconciliation.ipynb #d59c7254
 class IdentityReconciliation(Reconciliation):
     r"$\psi(w) = \mathrm{reshape}(w, n, D)$ and $l = nD$"
     def numel(self, n, D): return check_int('n', n) * check_int('D', D)
     def forward(self, w, n, D):
-        if w.shape != (n*D,): raise ShapeError(f'{self.name}: w has shape {tuple(w.shape)}; ({n*D},) is needed for n={n}, D={D}')
+        self.check_w(w, n, D)
         return w.view(n, D)
     def rows(self, w, n, D): return w.reshape(len(w)*n, D) # no copy
     def rule(self, kappa, n): return kappa.rule
