@@ -43,6 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     d.add_argument('--batch-size', type=int, help="samples in a step (default: the configuration's, or 64)")
     d.add_argument('--contraction', choices=['auto', 'dense'], help="how heads multiply (default: the configuration's, usually auto)")
 
+    _add_more(commands)
+    for c in commands.choices.values(): c.add_argument('--verbose', action='store_true', help='say more')
+    return p
+
+# %% ../nbs/15_cli.ipynb #0045e050
+def _add_more(commands):
     b = commands.add_parser('bench', help='time the rules against the dense product', description='Time forward and backward passes by the rules and the dense way, taking turns in one process.')
     b.add_argument('config', metavar='NAME_OR_YAML', nargs='?', help='time whole training steps of this configuration instead of single heads')
     b.add_argument('--full', action='store_true', help='all sweeps: batch, inputs, outputs, degree, rank; without a configuration')
@@ -60,8 +66,6 @@ def make_parser() -> argparse.ArgumentParser:
     w.add_argument('kind', metavar='KIND', help='expansion, reconciliation or remainder')
     w.add_argument('name', metavar='NAME', help='in small letters, such as soft_sign')
     w.add_argument('--folder', default='.', help='where to (default: here; in a clone of the project, among the chapters)')
-    for c in commands.choices.values(): c.add_argument('--verbose', action='store_true', help='say more')
-    return p
 
 # %% ../nbs/15_cli.ipynb #fe868f81
 RESULTS = 'model.safetensors', 'config.yaml', 'history.csv', 'predictions.npz', 'curves.png'
@@ -206,6 +210,7 @@ def cmd_bench(args) -> int:
     if args.out: save_table(table, args.out); print(f'table: {args.out}')
     return 0
 
+# %% ../nbs/15_cli.ipynb #fe26af5c
 def load_plugins(names):
     "Import what `--plugin` names; modules in the current folder count"
     if not names: return

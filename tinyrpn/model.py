@@ -119,6 +119,7 @@ def _as_fusion(f):
     check_params(cls := lookup(name, 'fusion'), params)
     return cls(**params)
 
+# %% ../nbs/05_model.ipynb #f9a1cd43
 class RPNLayer(_ManyHeads):
     "Heads side by side, fused: (batch, m) -> (batch, n)"
     def __init__(self,
@@ -350,6 +351,7 @@ def import_plugins(
         try: importlib.import_module(name)
         except ImportError as e: raise ParameterError(f'plugins: {name!r} cannot be imported: {e}; it must be a module that Python finds (PYTHONPATH, or installed)') from e
 
+# %% ../nbs/05_model.ipynb #74013fd5
 @contextmanager
 def _plugins_named(header, path):
     "Say which modules a file wants where a component is not known"
@@ -360,6 +362,7 @@ def _plugins_named(header, path):
         if not wants: raise
         raise UnknownNameError(f"{path}: {e} The file was written with components from {', '.join(wants)}; if you trust that code, load with plugins={wants}, or --plugin on the command line") from e
 
+# %% ../nbs/05_model.ipynb #9b7be845
 def packaged_models() -> dict: # name -> path
     "The trained models that come with the package"
     return {Path(str(f)).stem: f for f in (resources.files('tinyrpn')/'assets').iterdir() if f.name.endswith('.safetensors')}

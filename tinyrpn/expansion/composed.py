@@ -114,9 +114,10 @@ def piece(self:LazyConcat, start, stop):
 
 def _nothing(t): return t[..., :0]
 
-# %% ../../nbs/01f_composed.ipynb #d2985abc
+# %% ../../nbs/01f_composed.ipynb #e19b0728
 class ExtendedExpansion(_ComposedExpansion):
     r"$[\kappa_1(x), \ldots, \kappa_k(x)]$; $D = \sum_i D_i$"
+    sample = {'composition_functions': [{'name': 'bspline_expansion'}, {'name': 'taylor_expansion'}]}
     def dim(self, m): return sum(e.dim(m) for e in self.composition_functions)
     def expand(self, x): return torch.cat([e(x) for e in self.composition_functions], 1)
     def lazy_expand(self, x): return LazyConcat(x, [e.lazy(x) for e in self.composition_functions], self.expand)
@@ -124,9 +125,10 @@ class ExtendedExpansion(_ComposedExpansion):
         super().check(m)
         for e in self.composition_functions: e.check(m)
 
-# %% ../../nbs/01f_composed.ipynb #232acc1b
+# %% ../../nbs/01f_composed.ipynb #dfdab5e8
 class NestedExpansion(_ComposedExpansion):
     r"$\kappa_k(\cdots\kappa_1(x)\cdots)$, the first one applied first; $D = \dim_k(\cdots\dim_1(m)\cdots)$"
+    sample = {'composition_functions': [{'name': 'bspline_expansion', 't': 2, 'd': 1}, {'name': 'taylor_expansion'}]}
     @classmethod
     def sized(cls, specs, m):
         made = []

@@ -14,48 +14,48 @@ from ..core import *
 from ..domain import CHOICES, MARGIN, Interval
 from .elementwise import ElementwiseExpansion
 
-# %% ../../nbs/01i_probabilistic.ipynb #dbce4887
+# %% ../../nbs/01i_probabilistic.ipynb #496fe9af
 class _LikelihoodExpansion(ElementwiseExpansion):
-    "The log-likelihood under each of several distributions; subclasses say `parameters` and `log_prob`"
+    "The log-likelihood under each of several distributions; subclasses say `distributions` and `log_prob`"
     by_function, defined_on = True, Interval()
-    parameters = () # a tuple for each distribution
+    distributions = () # a tuple for each distribution
     @property
-    def per_coordinate(self): return len(self.parameters)
+    def per_coordinate(self): return len(self.distributions)
     def log_prob(self,
         x:torch.Tensor, # of any shape
         *parameters # of one distribution
     ) -> torch.Tensor: # of the same shape
         "The logarithm of one density; each subclass says it"
         raise ParameterError(f'{type(self).__name__} does not define log_prob(x)')
-    def basis(self, x): return self.stack([self.log_prob(x, *p) for p in self.parameters])
+    def basis(self, x): return self.stack([self.log_prob(x, *p) for p in self.distributions])
 
-# %% ../../nbs/01i_probabilistic.ipynb #69b26f52
+# %% ../../nbs/01i_probabilistic.ipynb #b4c0712b
 class NormalExpansion(_LikelihoodExpansion):
     r"$-\frac12 ((x - \mu)/\sigma)^2 - \log(\sigma\sqrt{2\pi})$ for six pairs of mean and deviation; $D = 6m$"
-    parameters = (0, 1), (1, 1), (-1, 1), (0, .1), (1, .1), (-1, .1)
+    distributions = (0, 1), (1, 1), (-1, 1), (0, .1), (1, .1), (-1, .1)
     def log_prob(self, x, mu, sigma): return (x - mu).square()*(-0.5/sigma**2) - math.log(sigma*math.sqrt(2*math.pi))
 
 class CauchyExpansion(_LikelihoodExpansion):
     r"$-\log(1 + ((x - \mu)/\gamma)^2) - \log(\pi\gamma)$ for six pairs of centre and width; $D = 6m$"
-    parameters = (0, 1), (0, .5), (1, 1), (1, .5), (-1, 1), (-1, .5)
+    distributions = (0, 1), (0, .5), (1, 1), (1, .5), (-1, 1), (-1, .5)
     def log_prob(self, x, mu, gamma): return torch.hypot((x - mu)/gamma, x.new_ones(())).log()*-2 - math.log(math.pi*gamma)
 
 class LaplaceExpansion(_LikelihoodExpansion):
     r"$-|x - \mu|/b - \log 2b$ for six pairs of centre and width; $D = 6m$"
-    parameters = (0, 1), (0, 2), (1, 1), (1, 2), (-1, 1), (-1, 2)
+    distributions = (0, 1), (0, 2), (1, 1), (1, 2), (-1, 1), (-1, 2)
     def log_prob(self, x, mu, b): return (x - mu).abs()*(-1/b) - math.log(2*b)
 
 class NaiveNormalExpansion(NormalExpansion):
     r"$-\frac12 x^2 - \log\sqrt{2\pi}$; $D = m$"
-    parameters = (0, 1),
+    distributions = (0, 1),
 
 class NaiveCauchyExpansion(CauchyExpansion):
     r"$-\log(1 + x^2) - \log\pi$; $D = m$"
-    parameters = (0, 1),
+    distributions = (0, 1),
 
 class NaiveLaplaceExpansion(LaplaceExpansion):
     r"$-|x| - \log 2$; $D = m$"
-    parameters = (0, 1),
+    distributions = (0, 1),
 
 # %% ../../nbs/01i_probabilistic.ipynb #c5f92e94
 def _into_unit(x): return torch.sigmoid(x)*0.99 + MARGIN
@@ -72,34 +72,34 @@ class _PositiveExpansion(_LikelihoodExpansion):
     def log_prob(self, x, *parameters): return _gamma(x, x.log(), *self.shape_rate(*parameters))
     def basis(self, x):
         log_x = x.log()
-        return self.stack([_gamma(x, log_x, *self.shape_rate(*p)) for p in self.parameters])
+        return self.stack([_gamma(x, log_x, *self.shape_rate(*p)) for p in self.distributions])
 
-# %% ../../nbs/01i_probabilistic.ipynb #1bafa600
+# %% ../../nbs/01i_probabilistic.ipynb #e7ab32ca
 class Chi2Expansion(_PositiveExpansion):
     r"$(\frac k2 - 1)\log x - \frac x2 - \frac k2\log 2 - \log\Gamma(\frac k2)$ for $k = 1, 2$; $D = 2m$"
-    parameters, defined_on = ((1,), (2,)), Interval(MARGIN, squash=_above_margin)
+    distributions, defined_on = ((1,), (2,)), Interval(MARGIN, squash=_above_margin)
     def shape_rate(self, k): return k/2, 1/2
 
 class GammaExpansion(_PositiveExpansion):
     r"$(a - 1)\log x - b x + a\log b - \log\Gamma(a)$ for six pairs of shape and rate; $D = 6m$"
-    parameters = (.5, 1), (.5, 2), (1, 1), (1, 2), (2, 1), (2, 2)
+    distributions = (.5, 1), (.5, 2), (1, 1), (1, 2), (2, 1), (2, 2)
 
 class ExponentialExpansion(_PositiveExpansion):
     r"$\log\lambda - \lambda x$ for six rates; $D = 6m$"
-    parameters = (.5,), (.75,), (1,), (2,), (3,), (5,)
+    distributions = (.5,), (.75,), (1,), (2,), (3,), (5,)
     def shape_rate(self, rate): return 1, rate
 
 class NaiveChi2Expansion(Chi2Expansion):
     r"$-\frac12\log x - \frac x2 - \frac12\log 2\pi$; $D = m$"
-    parameters = (1,),
+    distributions = (1,),
 
 class NaiveGammaExpansion(GammaExpansion):
     r"$-\frac12\log x - x - \frac12\log\pi$; $D = m$"
-    parameters = (.5, 1),
+    distributions = (.5, 1),
 
 class NaiveExponentialExpansion(ExponentialExpansion):
     r"$-\frac x2 - \log 2$; $D = m$"
-    parameters = (.5,),
+    distributions = (.5,),
 
 # %% ../../nbs/01i_probabilistic.ipynb #440b7cc0
 class HybridProbabilisticExpansion(ElementwiseExpansion):
