@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'LIMIT', 'CheckError', 'example', 'points', 'check_size', 'check_values', 'check_contraction',
-           'check_gradient', 'check_edges', 'speed', 'check_speed', 'check_written']
+           'check_gradient', 'check_edges', 'speed_times', 'check_speed', 'check_written']
 
 # %% ../nbs/06_checks.ipynb #85268f46
 import inspect, math, re
@@ -159,28 +159,29 @@ def check_edges(
     except DomainError: return
     raise CheckError(f"{e!r} with domain='error' accepts what is outside of {where!r}")
 
-# %% ../nbs/06_checks.ipynb #026b3dd9
-LIMIT = 25 # times the writing of its own result
+# %% ../nbs/06_checks.ipynb #5b300c24
+LIMIT = 100 # times the writing of its own result, on a machine that may be busy
 
-def speed(
+def speed_times(
     e, # an expansion
     batch:int=256, m:int=784, # samples, inputs
     repeat:int=5, # turns
-) -> float: # times the writing of its own result
-    "The time of kappa(x) and its gradient, in times of writing it once, to fresh memory"
+) -> dict: # {'expand', 'write'} -> seconds, one a turn
+    "Times of kappa(x) with its gradient, and of writing it once, to fresh memory"
     x = points(e, batch, m).float().requires_grad_()
-    D, g = e.dim(m), torch.ones(batch, e.dim(m))
-    def both(): torch.autograd.grad(e(x), x, g)
-    result = e(x).detach()
-    times = race({'expand': both, 'write': result.clone}, repeat, seconds=20)
-    return min(times['expand'])/min(times['write'])
+    result, g = e(x).detach(), torch.ones(batch, e.dim(m))
+    def both():
+        out = e(x)
+        if out.requires_grad: torch.autograd.grad(out, x, g)
+    return race({'expand': both, 'write': result.clone}, repeat, seconds=20)
 
 def check_speed(
     e, # an expansion
     limit:float=LIMIT, # times the writing of its own result
 ):
     "Forward and backward in at most `limit` times the time of writing the result"
-    _expect((ratio := speed(e)) <= limit, f'{e!r} takes {ratio:.0f} times as long as writing its result; at most {limit} is asked for')
+    times = speed_times(e)
+    _expect((ratio := min(times['expand'])/min(times['write'])) <= limit, f'{e!r} takes {ratio:.0f} times as long as writing its result; at most {limit} is asked for')
 
 # %% ../nbs/06_checks.ipynb #841609fc
 def check_written(
@@ -189,7 +190,7 @@ def check_written(
     "A formula in the docstring, a comment for each parameter, a registered name, and a way through YAML"
     part = example(cls) if isinstance(cls, type) else cls
     cls = type(part)
-    _expect(cls.__doc__ and (cls.kind != 'expansion' or '$' in cls.__doc__) and 'Component' not in cls.__doc__, f'{cls.__name__} has no docstring with a formula, such as r"$x^2$; $D = m$"')
+    _expect(cls.__doc__ and 'TODO' not in cls.__doc__ and '$' in cls.__doc__, f'{cls.__name__} has no docstring with a formula, such as r"$x^2$; $D = m$"')
     _expect(lookup(cls.name, cls.kind) is cls, f'{cls.name} is not registered')
     _expect(cls.kind != 'expansion' or cls.defined_on is not None or hasattr(part, 'composition_functions'), f'{cls.__name__} does not say where it is defined: defined_on = Interval(...) is missing')
     notes = _notes(cls)

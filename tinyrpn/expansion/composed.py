@@ -128,7 +128,7 @@ class ExtendedExpansion(_ComposedExpansion):
 # %% ../../nbs/01f_composed.ipynb #dfdab5e8
 class NestedExpansion(_ComposedExpansion):
     r"$\kappa_k(\cdots\kappa_1(x)\cdots)$, the first one applied first; $D = \dim_k(\cdots\dim_1(m)\cdots)$"
-    sample = {'composition_functions': [{'name': 'bspline_expansion', 't': 2, 'd': 1}, {'name': 'taylor_expansion'}]}
+    sample = {'composition_functions': [{'name': 'chebyshev_expansion'}, {'name': 'bspline_expansion'}]}
     @classmethod
     def sized(cls, specs, m):
         made = []
