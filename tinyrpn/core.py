@@ -194,7 +194,8 @@ def lookup(
     found = {key:cls for k,entries in registry().items() if kind in (None, k) for key,cls in entries.items()}
     for key in (name, f'{name}_{kind}'):
         if isinstance(name, str) and key in found: return found[key]
-    raise UnknownNameError(f'There is no {kind or "component"} {name!r}.{nearest(name, found)}')
+    short = [key.removesuffix(f'_{kind}') for key in found]
+    raise UnknownNameError(f'There is no {kind or "component"} {name!r}.{nearest(name, found if " Did" in nearest(name, found) or "Known" in nearest(name, short) else short)}')
 
 def check_params(
     cls, # a class or function

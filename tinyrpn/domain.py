@@ -26,12 +26,13 @@ class Interval:
         self.low, self.high, self._squash = low, high, squash
     @property
     def bounded(self): return math.isfinite(self.low) or math.isfinite(self.high)
-    def inside(self, x): return (x >= self.low) & (x <= self.high)
+    def slack(self, x): return 8*torch.finfo(x.dtype).eps*max(1., *(abs(v) for v in (self.low, self.high) if math.isfinite(v))) # what rounding may have done
+    def inside(self, x): return (x >= self.low - self.slack(x)) & (x <= self.high + self.slack(x)) if self.bounded else x == x
     def clamp(self, x): return x.clamp(self.low, self.high) if self.bounded else x
     def extend(self, x): return x
     def error(self, x):
         if not bool((inside := self.inside(x)).all()): raise DomainError(f'x={x.detach()[~inside][0].item():.6g} is outside {self!r}')
-        return x
+        return self.clamp(x)
     def squash(self, x):
         if self._squash or not self.bounded: return self._squash(x) if self._squash else x
         if math.isinf(self.high): return self.low + F.softplus(x - self.low)
@@ -69,7 +70,7 @@ class Tally:
             self.outside = self.outside + (~where.inside(x.detach())).sum()
     def _all_inside(self, x, where):
         low, high = torch.aminmax(x.detach())
-        return bool(low >= where.low) and bool(high <= where.high)
+        return bool(where.inside(torch.stack([low, high])).all())
     @property
     def share(self) -> float: # 0 to 1, NaN before any input
         return float(self.outside)/self.seen if self.seen else math.nan

@@ -58,6 +58,7 @@ def make_function(
 ) -> nn.Module:
     "Build a function by name; a normalisation without an explicit `affine` has none"
     found = find_function(name)
+    if str(name).rpartition('.')[2].lower().replace('_', '') in ('softmax', 'logsoftmax', 'softmin'): arguments.setdefault('dim', -1) # torch would guess, with a warning
     if isinstance(found, str): return Functional(found, **arguments)
     check_params(found, arguments)
     known = constructor_params(found)
