@@ -54,7 +54,7 @@ class NotZero(Interval):
     def inside(self, x): return x.abs() >= self.gap
     def _sign(self, x): return torch.where(x < 0, -1., 1.).to(x.dtype)
     def clamp(self, x): return self._sign(x)*x.abs().clamp(min=self.gap)
-    def squash(self, x): return self._sign(x)*(x*x + self.gap**2).sqrt()
+    def squash(self, x): return self._sign(x)*torch.hypot(x, x.new_full((), self.gap))
     def __repr__(self): return f'|x| >= {self.gap:g}'
 
 # %% ../nbs/00c_domain.ipynb #d7218764

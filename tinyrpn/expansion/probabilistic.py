@@ -38,7 +38,7 @@ class NormalExpansion(_LikelihoodExpansion):
 class CauchyExpansion(_LikelihoodExpansion):
     r"$-\log(1 + ((x - \mu)/\gamma)^2) - \log(\pi\gamma)$ for six pairs of centre and width; $D = 6m$"
     distributions = (0, 1), (0, .5), (1, 1), (1, .5), (-1, 1), (-1, .5)
-    def log_prob(self, x, mu, gamma): return torch.hypot((x - mu)/gamma, x.new_ones(())).log()*-2 - math.log(math.pi*gamma)
+    def log_prob(self, x, mu, gamma): return torch.hypot(x - mu, x.new_full((), gamma)).log()*-2 + math.log(gamma/math.pi)
 
 class LaplaceExpansion(_LikelihoodExpansion):
     r"$-|x - \mu|/b - \log 2b$ for six pairs of centre and width; $D = 6m$"

@@ -29,7 +29,7 @@ class FourierExpansion(ElementwiseExpansion):
     @property
     def per_coordinate(self): return 2*self.N
     def basis(self, x):
-        angle = x.unsqueeze(-1)*torch.arange(1, self.N + 1, dtype=x.dtype, device=x.device)*(2*math.pi/self.P)
+        angle = torch.fmod(x, self.P).unsqueeze(-1)*torch.arange(1, self.N + 1, dtype=x.dtype, device=x.device)*(2*math.pi/self.P)
         return torch.stack([angle.cos(), angle.sin()], -1).flatten(-2)
 
 # %% ../../nbs/01c_trigonometric.ipynb #2f85d80d

@@ -37,9 +37,11 @@ class _WaveletExpansion(ElementwiseExpansion):
     @property
     def per_coordinate(self): return self.s*self.t
     def basis(self, x):
+        tau = x.clamp(-FAR, FAR).unsqueeze(-1)
+        if self.s*self.t == 1: return self.psi(tau)
         i, j = (torch.arange(n, dtype=x.dtype, device=x.device) for n in (self.s, self.t))
         width = (self.a**i).repeat_interleave(self.t)
-        return self.psi(x.clamp(-FAR, FAR).unsqueeze(-1)/width - (self.b*j).repeat(self.s))*width.rsqrt()
+        return self.psi(tau/width - (self.b*j).repeat(self.s))*width.rsqrt()
     def dim(self, m): return TaylorExpansion(self.d).dim(super().dim(m))
     def expand(self, x): return taylor(super().expand(x), self.d) if self.d > 1 else super().expand(x)
     def lazy_expand(self, x): return TaylorExpansion(self.d).lazy_expand(super().expand(x)) if self.d > 1 else super().lazy_expand(x)
