@@ -11,8 +11,8 @@ import torch
 from .core import *
 from .checks import example
 
-# %% ../nbs/00d_catalogue.ipynb #5ed1e9ec
-def _formula(cls): return (cls.__doc__ or '').split(';')[0].split(', for ')[0].strip()
+# %% ../nbs/00d_catalogue.ipynb #f13d808d
+def _formula(cls): return re.split(r';\s+\$|, for ', cls.__doc__ or '')[0].strip() # up to the dimension
 
 def _parameters(cls):
     shown = {k: p.default for k, p in constructor_params(cls).items() if k not in ('pre', 'post', 'domain', 'activation')}
@@ -68,13 +68,15 @@ def gallery(
     import matplotlib.pyplot as plt
     classes = components('expansion')
     rows = -(-len(classes)//columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(1.5*columns, 1.25*rows), squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(1.6*columns, 1.3*rows), squeeze=False)
     for ax in axes.flat[len(classes):]: ax.axis('off')
     for ax, cls in zip(axes.flat, classes):
         x, kappa = basis_curves(_drawn(cls))
-        ax.plot(x, kappa[:, :most], lw=0.8)
+        shown = kappa[:, :most].clone()
+        shown[1:][(shown.diff(dim=0).abs() > 4)] = math.nan # the two sides of a pole are not joined
+        ax.plot(x, shown, lw=0.8)
         inner = kappa[:, :most][kappa[:, :most].abs() < 6] # poles and high powers may leave the picture
         ax.set(ylim=(float(inner.min()) - 0.2, float(inner.max()) + 0.2)); ax.set_title(cls.name.removesuffix('_expansion').replace('_', ' '), fontsize=6, pad=2)
-        ax.tick_params(labelsize=4, length=1, pad=1)
+        ax.tick_params(labelsize=5, length=1, pad=1)
     fig.tight_layout(pad=0.3)
     return fig

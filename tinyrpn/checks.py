@@ -43,7 +43,7 @@ def _close(mine, theirs, what, rtol):
     mine, theirs = (np.asarray(t.detach() if isinstance(t, torch.Tensor) else t, dtype=float) for t in (mine, theirs))
     _expect(mine.shape == theirs.shape, f'{what}: shape {mine.shape}, and {theirs.shape} is expected')
     off = np.abs(mine - theirs)/(1 + np.abs(theirs))
-    _expect(np.isfinite(mine).all() and (off <= rtol).all(), f'{what}: {mine.flat[np.argmax(off)]:.10g} at place {np.unravel_index(np.argmax(off), off.shape)}, and {theirs.flat[np.argmax(off)]:.10g} is expected' if off.size else what)
+    _expect(np.isfinite(mine).all() and (off <= rtol).all(), f'{what}: {mine.flat[np.argmax(off)]:.10g} at place {tuple(map(int, np.unravel_index(np.argmax(off), off.shape)))}, and {theirs.flat[np.argmax(off)]:.10g} is expected' if off.size else what)
 
 # %% ../nbs/06_checks.ipynb #b05a0dbf
 SIZES = 1, 2, 4, 6

@@ -19,9 +19,9 @@ from .core import *
 from .expansion import IdentityExpansion
 from .reconciliation import *
 
-# %% ../nbs/03a_fusion.ipynb #41f95651
+# %% ../nbs/03a_fusion.ipynb #688ab7f7
 class Fusion(Component, nn.Module, kind='fusion'):
-    "Several (batch, n) -> one (batch, n); RPN paper, section on multi-head and multi-channel models"
+    "Several (batch, n) -> one (batch, n)"
     one_is_enough = True # whether the result of a single head is passed on as it is
 
     def out(self,
@@ -84,7 +84,7 @@ def _median(z):
 
 STATISTICS = { # name -> (heads, ...) -> (...)
     'sum': lambda z: z.sum(0), 'mean': lambda z: z.mean(0), 'prod': lambda z: z.prod(0), 'max': lambda z: z.amax(0), 'min': lambda z: z.amin(0), 'median': _median,
-    'variance': lambda z: z.var(0, correction=0), 'l1_norm': lambda z: z.abs().sum(0), 'l2_norm': lambda z: torch.linalg.vector_norm(z, dim=0)}
+    'variance': lambda z: (z - z.mean(0)).square().mean(0), 'l1_norm': lambda z: z.abs().sum(0), 'l2_norm': lambda z: torch.linalg.vector_norm(z, dim=0)}
 
 class MetricFusion(Fusion):
     r"A statistic of $z_1, \ldots, z_k$, number by number: one of `STATISTICS`"
@@ -102,7 +102,7 @@ class ProdFusion(_NamedMetricFusion): r"$\prod_i z_i$"
 class MaxFusion(_NamedMetricFusion): r"$\max_i z_i$"
 class MinFusion(_NamedMetricFusion): r"$\min_i z_i$"
 class MedianFusion(_NamedMetricFusion): r"The middle one of $z_1, \ldots, z_k$, or the mean of the middle two"
-class L1NormFusion(_NamedMetricFusion): r"$\sum_i |z_i|$"
+class L1NormFusion(_NamedMetricFusion): r"$\sum_i \lvert z_i \rvert$"
 class L2NormFusion(_NamedMetricFusion): r"$\sqrt{\sum_i z_i^2}$"
 
 # %% ../nbs/03a_fusion.ipynb #2b344aff
@@ -147,7 +147,7 @@ class LowrankParameterizedConcatenationFusion(_RankedFusion):
     def reconciliation(self): return LorrReconciliation(self.r)
 
 class RandomMatrixAdaptionParameterizedConcatenationFusion(_RankedFusion):
-    r"$\Lambda_1 A \Lambda_2 B^\top [z_1, \ldots, z_k]$ with frozen random $A$, $B$ and learnt diagonals"
+    r"$\mathrm{diag}(\lambda)\, A\, \mathrm{diag}(\mu)\, B\, [z_1, \ldots, z_k]$ with frozen random $A$, $B$ and learnt $\lambda$, $\mu$"
     def reconciliation(self): return RandomMatrixAdaptionReconciliation(self.r)
 
 class HmParameterizedConcatenationFusion(ParameterizedConcatenationFusion):

@@ -47,6 +47,8 @@ The same formula once more, in NumPy or SciPy and without the class: what the va
 @@py
 def reference({arguments}): # {meaning}
     raise NotImplementedError('TODO: write the reference')
+@@md
+TODO: a picture, where looking beats reading.
 '''
 _CHECKS = {'check_size(part)': 'The size that is promised is the size that comes, in three precisions.', 'check_values(part, reference)': 'The values against the reference.',
            'check_contraction(part)': 'Every short cut against the dense product.', 'check_gradient(part)': 'The derivative against finite differences.',

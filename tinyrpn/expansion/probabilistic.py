@@ -41,7 +41,7 @@ class CauchyExpansion(_LikelihoodExpansion):
     def log_prob(self, x, mu, gamma): return torch.hypot(x - mu, x.new_full((), gamma)).log()*-2 + math.log(gamma/math.pi)
 
 class LaplaceExpansion(_LikelihoodExpansion):
-    r"$-|x - \mu|/b - \log 2b$ for six pairs of centre and width; $D = 6m$"
+    r"$-\lvert x - \mu \rvert/b - \log 2b$ for six pairs of centre and width; $D = 6m$"
     distributions = (0, 1), (0, 2), (1, 1), (1, 2), (-1, 1), (-1, 2)
     def log_prob(self, x, mu, b): return (x - mu).abs()*(-1/b) - math.log(2*b)
 
@@ -54,7 +54,7 @@ class NaiveCauchyExpansion(CauchyExpansion):
     distributions = (0, 1),
 
 class NaiveLaplaceExpansion(LaplaceExpansion):
-    r"$-|x| - \log 2$; $D = m$"
+    r"$-\lvert x \rvert - \log 2$; $D = m$"
     distributions = (0, 1),
 
 # %% ../../nbs/01i_probabilistic.ipynb #c5f92e94

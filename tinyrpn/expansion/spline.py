@@ -25,10 +25,10 @@ def _blend(d):
     piece = lambda j, k: sum((-1)**i*math.comb(d + 1, i)*math.comb(d, k)*Fraction(d - j - i)**(d - k) for i in range(d - j + 1))/math.factorial(d)
     with torch.inference_mode(False): return torch.tensor([[float(piece(j, k)) for j in range(d + 1)] for k in range(d + 1)], dtype=torch.float64)
 
-# %% ../../nbs/01d_spline.ipynb #d3fed2d1
+# %% ../../nbs/01d_spline.ipynb #24aa9d54
 @delegates()
 class BsplineExpansion(ElementwiseExpansion):
-    r"$B_{1,d}(x_i), \ldots, B_{t+d,d}(x_i)$, splines of degree $d$ on $t$ intervals; $D = m(t + d)$"
+    r"$B_0(x_i), \ldots, B_{t+d-1}(x_i)$, splines of degree $d$ on $t$ intervals; $D = m(t + d)$"
     edge = 'clamp'
     def __init__(self,
         grid_range:tuple=(-1, 1), # where the splines add up to one

@@ -94,10 +94,10 @@ class RickerWaveletExpansion(_WaveletExpansion):
 
 def _in_widths(tau, sigma): return (tau/sigma).clamp(-50, 50) # exp(-50^2/2) is 0 in float64 too
 
-# %% ../../nbs/01h_wavelet.ipynb #586d3a8b
+# %% ../../nbs/01h_wavelet.ipynb #d8a2c6a3
 @delegates()
 class DogWaveletExpansion(_WaveletExpansion):
-    r"$N(\tau | 0, \sigma_1) - N(\tau | 0, \sigma_2)$ at each scale and shift; $D = \sum_{k=1}^d (mst)^k$"
+    r"$N(\tau \mid 0, \sigma_1) - N(\tau \mid 0, \sigma_2)$ at each scale and shift; $D = \sum_{k=1}^d (mst)^k$"
     def __init__(self,
         sigma_1:float=1.0, # width of the bump
         sigma_2:float=2.0, # width of its surroundings
