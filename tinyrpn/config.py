@@ -433,7 +433,10 @@ def numbers(value, count=None, depth=0):
     count = [0] if count is None else count; count[0] += 1
     if count[0] > 100_000 or depth > 50: raise ConfigError('config: more than 100,000 entries, or nested more than 50 deep')
     if isinstance(value, dict): return {k:numbers(v, count, depth + 1) for k, v in value.items()}
-    if isinstance(value, list): return [numbers(v, count, depth + 1) for v in value]
+    if isinstance(value, (list, tuple)) and value and all(type(v) in (int, float) for v in value): # a row of numbers counts little
+        count[0] += len(value)//64
+        return list(value)
+    if isinstance(value, (list, tuple)): return [numbers(v, count, depth + 1) for v in value]
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 # %% ../nbs/12_config.ipynb #ebcd720e

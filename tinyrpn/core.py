@@ -37,16 +37,22 @@ def nearest(
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known) or 'nothing'}."
 
-# %% ../nbs/00_core.ipynb #ba486bb3
+# %% ../nbs/00_core.ipynb #a3f618cc
+def _brief(value): # no message of a million digits
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**100 else f'a number of {int(value.bit_length()*0.30103)} digits'
+    return text if len(text) <= 200 else f'{text[:200]}...'
+
 def check_int(
     name:str, # the parameter's name, for the message
     value, # what was given
     low:int=1, # the smallest value accepted
+    high:int=2**63 - 1, # the largest
 ) -> int: # the value as a Python int
-    "Refuse whatever is not a whole number of at least `low`"
+    "Refuse whatever is not a whole number from `low` to `high`"
     try: number = None if isinstance(value, bool) else operator.index(value)
     except TypeError: number = None
-    if number is None or number < low: raise ParameterError(f'{name}={value!r}: a whole number of at least {low} is needed')
+    if number is None or number < low: raise ParameterError(f'{name}={_brief(value)}: a whole number of at least {low} is needed')
+    if number > high: raise ParameterError(f'{name}={_brief(value)}: at most {high:,} is accepted')
     return number
 
 # %% ../nbs/00_core.ipynb #416453d5
@@ -56,8 +62,9 @@ def check_number(
     positive:bool=False, # whether it must be above 0
 ) -> float: # the value as a Python float
     "Refuse whatever is not a finite number"
-    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or positive and number <= 0: raise ParameterError(f'{name}={value!r}: a {"positive " if positive else ""}number is needed')
+    try: number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    except OverflowError: number = math.inf
+    if not math.isfinite(number) or positive and number <= 0: raise ParameterError(f'{name}={_brief(value)}: a {"positive " if positive else ""}number is needed')
     return number
 
 def check_range_of(
@@ -66,7 +73,7 @@ def check_range_of(
 ) -> tuple: # (low, high)
     "Refuse whatever is not two finite numbers, the first below the second"
     pair = tuple(check_number(name, v) for v in value) if isinstance(value, (tuple, list)) and len(value) == 2 else ()
-    if not pair or pair[0] >= pair[1]: raise ParameterError(f'{name}={value!r}: two numbers are needed, the lower one first, such as (-1, 1)')
+    if not pair or pair[0] >= pair[1] or not math.isfinite(pair[1] - pair[0]): raise ParameterError(f'{name}={_brief(value)}: two numbers are needed, the lower one first, such as (-1, 1)')
     return pair
 
 # %% ../nbs/00_core.ipynb #d7f18b82
@@ -88,7 +95,7 @@ def check_fits(
     "Raise `TooLargeError` if a tensor of `shape` needs more memory than there is"
     need = bytes_each*math.prod(shape)
     if need < 2**28 or str(device) == 'meta': return # a quarter of a GiB is not worth asking; on meta nothing is computed
-    if need > (free := memory_free(device)): raise TooLargeError(f'{what} of shape {" x ".join(map(str, shape))} needs {need/2**30:,.1f} GiB; {free/2**30:,.1f} GiB are free')
+    if need > (free := memory_free(device)): raise TooLargeError(f'{what} of shape {" x ".join(map(_brief, shape))} needs {f"{need/2**30:,.1f}" if need < 2**100 else "more than 2^70"} GiB; {free/2**30:,.1f} GiB are free')
 
 # %% ../nbs/00_core.ipynb #07ccf6e4
 def replace_file(

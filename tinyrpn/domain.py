@@ -31,7 +31,9 @@ class Interval:
     def clamp(self, x): return x.clamp(self.low, self.high) if self.bounded else x
     def extend(self, x): return x
     def error(self, x):
-        if not bool((inside := self.inside(x)).all()): raise DomainError(f'x={x.detach()[~inside][0].item():.6g} is outside {self!r}')
+        try: fine = bool((inside := self.inside(x)).all())
+        except RuntimeError as e: raise DomainError(f"domain='error' cannot look at numbers within the transforms of torch.func; choose clamp or squash ({str(e).splitlines()[0][:80]})") from e
+        if not fine: raise DomainError(f'x={x.detach()[~inside][0].item():.6g} is outside {self!r}')
         return self.clamp(x)
     def squash(self, x):
         if self._squash or not self.bounded: return self._squash(x) if self._squash else x
@@ -51,10 +53,11 @@ class NotZero(Interval):
         gap:float): # the smallest distance
         super().__init__()
         self.gap = gap
-    def inside(self, x): return x.abs() >= self.gap
+    def _gap(self, x): return max(self.gap, 2/torch.finfo(x.dtype).max) # 1/gap must fit
+    def inside(self, x): return x.abs() >= self._gap(x)
     def _sign(self, x): return torch.where(x < 0, -1., 1.).to(x.dtype)
-    def clamp(self, x): return self._sign(x)*x.abs().clamp(min=self.gap)
-    def squash(self, x): return self._sign(x)*torch.hypot(x, x.new_full((), self.gap))
+    def clamp(self, x): return self._sign(x)*x.abs().clamp(min=self._gap(x))
+    def squash(self, x): return self._sign(x)*torch.hypot(x, x.new_full((), self._gap(x)))
     def __repr__(self): return f'|x| >= {self.gap:g}'
 
 # %% ../nbs/00c_domain.ipynb #d7218764

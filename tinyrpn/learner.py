@@ -273,15 +273,19 @@ def _fit_scaler(self:Learner):
     "Fit the model's scaler on the training data, once"
     scaler = getattr(self.model, 'scaler', None)
     if scaler is None or scaler.fitted or self.train_batches is None: return
-    scaler.fit(torch.cat([x.flatten(1) for x, _ in self._to_device(self.train_batches)]))
+    if iter(self.train_batches) is self.train_batches: raise ParameterError('data: a one-shot iterator would be used up by fitting the scaler; give a loader that can start again, or fit model.scaler first')
+    batches = [x.flatten(1) for x, _ in self._to_device(self.train_batches)]
+    if not batches: raise ParameterError('data: the training loader is empty, there is nothing to fit the scaler on')
+    scaler.fit(torch.cat(batches))
 
-# %% ../nbs/11_learner.ipynb #521cf226
+# %% ../nbs/11_learner.ipynb #18f4c5eb
 @patch
 def train_step(self:Learner,
     x:torch.Tensor, # (batch, ...)
     y:torch.Tensor # (batch,)
 ) -> dict: # loss, score, lr
     "Forward, loss, backward, update"
+    if y is None: raise ParameterError('data: the training loader gives batches without labels; batches (x, y) are needed')
     try: logits = self.model(x)
     except RangeError as e: self._diverged(math.inf, e)
     loss = self.loss(logits, y)
@@ -313,7 +317,8 @@ def _train_epoch(self:Learner):
         total, count = total + self._summed(self.last['loss'], len(y)), count + len(y)
         self.history.steps.append(dict(epoch=self.epoch, step=self.step, **self.last))
         self._call('after_step')
-    return dict(train_loss=total/max(count, 1), **{f'train_{k}': float(m.compute()) for k,m in self.metrics.items()})
+    if not count: raise ParameterError(f'data: the training loader gave no batches in epoch {self.epoch + 1}; it is empty, or an iterator that can be used only once')
+    return dict(train_loss=total/count, **{f'train_{k}': float(m.compute()) for k,m in self.metrics.items()})
 
 @patch
 def _summed(self:Learner, loss, n):

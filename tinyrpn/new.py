@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['chapter_cells', 'new_chapter']
 
-# %% ../nbs/15b_new.ipynb #551a729c
-import hashlib, json, re
+# %% ../nbs/15b_new.ipynb #176431c0
+import hashlib, importlib.util, json, keyword, re
 from pathlib import Path
 from .core import *
 from .core import replace_file
@@ -74,7 +74,9 @@ def chapter_cells(
     if kind not in _KINDS: raise UnknownNameError(f'There is no template for {kind!r}.{nearest(kind, _KINDS)}')
     short = str(name).removesuffix(f'_{kind}')
     if not re.fullmatch(r'[a-z][a-z0-9]*(_[a-z0-9]+)*', short): raise ParameterError(f'NAME={name!r}: small letters, digits and single underscores are needed, such as soft_sign')
-    if f'{short}_{kind}' in names(kind): raise ParameterError(f'NAME={name!r}: there is a {short}_{kind} already')
+    module = f'tinyrpn.{short}' if kind == 'remainder' else f'tinyrpn.{kind}.{short}'
+    if f'{short}_{kind}' in registry()[kind]: raise ParameterError(f'NAME={name!r}: there is a {short}_{kind} already')
+    if keyword.iskeyword(short) or importlib.util.find_spec(module): raise ParameterError(f'NAME={name!r}: {module} would not do as a module, since it is there already or a word of Python; choose another name')
     t = _KINDS[kind]
     cls = ''.join(p.capitalize() for p in f'{short}_{kind}'.split('_'))
     module = short if kind == 'remainder' else f'{kind}.{short}'
@@ -90,7 +92,8 @@ def new_chapter(
 ) -> Path: # of the notebook
     "Write a chapter with blanks; in a clone, among the others"
     cells = chapter_cells(kind, name)
-    folder, short = Path(folder), str(name).removesuffix(f'_{kind}')
+    folder, short = Path(folder).resolve(), str(name).removesuffix(f'_{kind}')
+    if folder.name == 'nbs' and (folder.parent/'settings.ini').is_file(): folder = folder.parent
     clone = (folder/'settings.ini').is_file() and (folder/'nbs'/'sidebar.yml').is_file()
     file = folder/'nbs'/_free_name(folder/'nbs', _KINDS[kind]['number'], short) if clone else folder/f'{short}_{kind}.ipynb'
     if file.exists(): raise FileError(f'{file} exists already; choose another name, or another folder')

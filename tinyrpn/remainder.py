@@ -6,7 +6,8 @@
 __all__ = ['Remainder', 'ZeroRemainder', 'OneRemainder', 'ConstantRemainder', 'IdentityRemainder', 'LinearRemainder',
            'ExpansionRemainder', 'BsplineRemainder']
 
-# %% ../nbs/03_remainder.ipynb #e3aa7d16
+# %% ../nbs/03_remainder.ipynb #7ef47402
+from importlib import import_module
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -99,7 +100,9 @@ class ExpansionRemainder(LinearRemainder):
         self.expansion.check(m)
         return super().shapes(self.expansion.dim(m), n)
     def compute(self, x, params, n):
-        out = self.expansion.lazy(x).dot(params['weight'])
+        kappa = self.expansion.lazy(x)
+        out = kappa.dot(params['weight'])
+        import_module('tinyrpn.contraction').check_range(x, kappa, params['weight'], out) # what overflows says so
         return out + params['bias'] if self.bias else out
 
 class BsplineRemainder(ExpansionRemainder):

@@ -24,29 +24,52 @@ class InputScaler(nn.Module):
         quantiles:int=101): # how many are kept for each input
         super().__init__()
         if kind not in KINDS: raise ParameterError(f'kind={kind!r}: one of {", ".join(KINDS)} is needed')
-        self.kind, self.target, self.quantiles = kind, target if target is None else check_range_of('target', target), check_int('quantiles', quantiles, low=2)
+        self.kind, self.target, self.quantiles = kind, target if target is None else check_range_of('target', target), check_int('quantiles', quantiles, low=2, high=10**5)
+        if target is not None and kind == 'standard': raise ParameterError(f'target={target!r}: standard has mean 0 and deviation 1; minmax and quantile have a target')
         self.register_buffer('fitted', torch.tensor(False))
+    @property
+    def names(self): return ('knots',) if self.kind == 'quantile' else ('centre', 'scale') # of its numbers
+    @property
+    def prepared(self): return hasattr(self, self.names[0])
 
     def prepare(self,
         m:int, # number of inputs
-        domain=None): # an `Interval` to aim at where `target` says nothing
-        "Make room for the numbers; a model calls it once"
-        if self.target is None and self.kind != 'standard': self.target = (domain.low, domain.high) if domain and all(map(math.isfinite, (domain.low, domain.high))) else (-1., 1.)
-        for k, shape in {'knots': (m, self.quantiles)}.items() if self.kind == 'quantile' else {'centre': (m,), 'scale': (m,)}.items(): self.register_buffer(k, torch.zeros(shape))
+        *domains): # `Interval`s to aim at where `target` says nothing: what they have in common
+        "Make room for the numbers, unless there are some; a model calls it once"
+        if self.target is None and self.kind != 'standard': self.target = _common(domains)
+        if self.prepared:
+            if len(getattr(self, self.names[0])) != m: raise ShapeError(f'{self!r} has numbers for {len(getattr(self, self.names[0]))} inputs; the model has m={m}')
+            return
+        check_fits(f'the numbers of {self!r}', m, self.quantiles)
+        for k in self.names: self.register_buffer(k, torch.zeros((m, self.quantiles) if k == 'knots' else m))
+
+    def _apply(self, fn, recurse=True): # 16 bits are too few for these numbers
+        kept = {k: getattr(self, k) for k in self.names} if self.prepared else {}
+        super()._apply(fn, recurse)
+        for k, v in kept.items():
+            if getattr(self, k).dtype.itemsize == 2: setattr(self, k, v.to(getattr(self, k).device))
+        return self
 
     def config(self): # plain values
         return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k in constructor_params(type(self)) and v != constructor_params(type(self))[k].default} or {'kind': self.kind}
-    def __repr__(self): return f'InputScaler({self.kind}{"" if self.target is None else f" to [{self.target[0]:g}, {self.target[1]:g}]"}{"" if self.fitted else ", not fitted"})'
+    def __repr__(self): return f'InputScaler({self.kind}{"" if self.target is None else f" to [{self.target[0]:g}, {self.target[1]:g}]"}{"" if self.fitted.device.type == "meta" or self.fitted else ", not fitted"})'
 
-# %% ../nbs/04a_scaler.ipynb #2c9ab6aa
+# %% ../nbs/04a_scaler.ipynb #821571a6
+def _common(domains):
+    "The interval that all have in common, at most two wide where it has no end; (-1, 1) where there is none"
+    low, high = max((d.low for d in domains), default=-math.inf), min((d.high for d in domains), default=math.inf)
+    if math.isinf(low) and math.isinf(high) or low >= high: return -1., 1.
+    return (high - 2 if math.isinf(low) else low, low + 2 if math.isinf(high) else high)
+
+# %% ../nbs/04a_scaler.ipynb #d02a9ce2
 @patch
 def fit(self:InputScaler,
     x:torch.Tensor # (samples, m) training data
 ) -> InputScaler:
     "Choose the numbers; refuses data that are not finite"
-    check_batch(x, who='InputScaler')
+    check_batch(x, len(getattr(self, self.names[0])) if self.prepared else None, who='InputScaler')
     if not len(x) or not bool(x.isfinite().all()): raise ParameterError('InputScaler: x holds no samples, or NaN or infinity; it cannot be fitted')
-    if not hasattr(self, 'knots' if self.kind == 'quantile' else 'centre'): self.prepare(x.shape[1])
+    if not self.prepared: self.prepare(x.shape[1])
     x = wide(x.detach())
     if self.kind == 'quantile': found = {'knots': torch.quantile(x, torch.linspace(0, 1, self.quantiles, dtype=x.dtype, device=x.device), 0).T}
     elif self.kind == 'standard': found = {'centre': x.mean(0), 'scale': x.std(0, correction=0)}
@@ -60,7 +83,8 @@ def forward(self:InputScaler,
     x:torch.Tensor # (batch, m)
 ) -> torch.Tensor: # (batch, m)
     if not torch.compiler.is_compiling() and x.device.type != 'meta' and not self.fitted: raise ParameterError('InputScaler is not fitted: call fit(x) with the training data; a Learner does')
-    check_batch(x, (self.knots if self.kind == 'quantile' else self.centre).shape[0], who='InputScaler')
+    check_batch(x, len(getattr(self, self.names[0])), who='InputScaler')
+    if x.dtype.itemsize == 2: return self(x.float()).to(x.dtype)
     if self.kind == 'quantile': return self.target[0] + (self.target[1] - self.target[0])*_rank(x, self.knots.to(x.dtype))
     z = (x - self.centre.to(x.dtype))/self.scale.to(x.dtype)
     return z if self.kind == 'standard' else z + self.target[0]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ReciprocalExpansion', 'LazyFolded', 'LinearExpansion']
 
-# %% ../../nbs/01k_basic.ipynb #7eec71e8
+# %% ../../nbs/01k_basic.ipynb #2d821bb7
+import numpy as np
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -42,17 +43,17 @@ class LazyFolded(LazyBlocks):
         with no_autocast(self.x.device): return self.x @ self.fold(M if self.scale is None else M*self.scale).T
     def total(self): return wide(self.x) @ wide(self.A).sum(0)
 
-# %% ../../nbs/01k_basic.ipynb #eda2ae7e
+# %% ../../nbs/01k_basic.ipynb #194799b6
 def plain_matrix(
     name:str, # the parameter's name, for the message
     value, # what was given: rows of numbers, or a tensor
-) -> list: # of lists of floats, or None
+) -> tuple: # of tuples of floats, or None
     "Refuse whatever is not a matrix of finite numbers"
     if value is None: return None
     rows = value.tolist() if hasattr(value, 'tolist') else value
     good = isinstance(rows, (list, tuple)) and rows and all(isinstance(r, (list, tuple)) and r and len(r) == len(rows[0]) for r in rows)
-    if not good: raise ParameterError(f'{name}={value!r}: rows of numbers, all of one length, are needed, such as [[1, 2], [3, 4]]')
-    return [[check_number(name, v) for v in r] for r in rows]
+    if not good: raise ParameterError(f'{name}={repr(value)[:200]}: rows of numbers, all of one length, are needed, such as [[1, 2], [3, 4]]')
+    return tuple(tuple(check_number(name, v) for v in r) for r in rows) # tuples: copies of a head share them
 
 # %% ../../nbs/01k_basic.ipynb #8b85f0c1
 @delegates()
@@ -67,7 +68,8 @@ class LinearExpansion(Expansion):
         super().__init__(**kwargs)
         if sum(v is not None for v in (c, pre_C, post_C)) > 1: raise ParameterError('c, pre_C, post_C: at most one of them can be given')
         self.c = None if c is None else check_number('c', c)
-        self.pre_C, self.post_C, self._made = plain_matrix('pre_C', pre_C), plain_matrix('post_C', post_C), None
+        self.pre_C, self.post_C = plain_matrix('pre_C', pre_C), plain_matrix('post_C', post_C)
+        self._A = None if self.pre_C is self.post_C else np.array(self.pre_C or list(zip(*self.post_C))) # kept as it was given, whatever x is
     def dim(self, m):
         C, name = (self.pre_C, 'pre_C') if self.pre_C else (self.post_C, 'post_C')
         if C is None: return check_int('m', m)
@@ -81,15 +83,18 @@ class LinearExpansion(Expansion):
         D = self.dim(x.shape[1])
         return LazyFolded(x, self.matrix(x)) if self.pre_C or self.post_C else LazyIdentity(self.expand(x), D, lambda y: y)
 
-# %% ../../nbs/01k_basic.ipynb #61baf09a
+# %% ../../nbs/01k_basic.ipynb #6c4a0b71
 @patch
 def matrix(self:LinearExpansion,
     x:torch.Tensor # whose precision and device it has
 ) -> torch.Tensor: # (D, m)
-    "A in kappa(x) = A x, made once from the exact numbers"
-    if self._made is None or (self._made.dtype, self._made.device) != (x.dtype, x.device):
-        with torch.inference_mode(False): self._made = torch.tensor(self.pre_C or list(zip(*self.post_C)), dtype=x.dtype, device=x.device)
-    return self._made
+    "A in kappa(x) = A x, from the exact numbers"
+    return torch.from_numpy(self._A).to(x.device, x.dtype)
+
+@patch
+def config(self:LinearExpansion) -> dict: # plain values
+    "What `create` needs to build it again; matrices as lists"
+    return {k: [list(r) for r in v] if k in ('pre_C', 'post_C') else v for k, v in Component.config(self).items()}
 
 @patch
 def formula(self:LinearExpansion) -> str:

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['combination_tables', 'LazyGather', 'CombinatorialExpansion', 'CombinatorialNormalExpansion']
 
-# %% ../../nbs/01j_combinatorial.ipynb #954e2fd5
+# %% ../../nbs/01j_combinatorial.ipynb #7a19d964
 import math
 from functools import lru_cache
+import numpy as np
 import torch
 from fastcore.meta import delegates
 from ..core import *
@@ -21,18 +22,15 @@ def combination_tables(
     m:int, # number of coordinates
     d:int, # size of the largest group
     with_replacement:bool=False, # whether a coordinate may come twice in a group
-) -> tuple: # for r = 1, ..., d: a tensor (r, number of groups), on the CPU
+) -> tuple: # for r = 1, ..., d: an array (r, number of groups)
     "All groups of up to `d` of `m` indices, in lexicographic order"
     check_fits('the table of groups', 2, d, math.comb(m + d - 1 if with_replacement else m, d), bytes_each=8)
-    with torch.inference_mode(False):
-        tables = [torch.arange(m, device='cpu')[None]]
-        for r in range(2, d + 1):
-            n = math.comb(m + r - 1 if with_replacement else m, r)
-            first = tables[-1][-1] + (not with_replacement) # where each group goes on
-            count = m - first
-            shift = first - (count.cumsum(0) - count)
-            last = torch.arange(n, device='cpu') + shift.repeat_interleave(count, output_size=n)
-            tables.append(torch.cat([tables[-1].repeat_interleave(count, 1, output_size=n), last[None]]))
+    tables = [np.arange(m)[None]]
+    for r in range(2, d + 1):
+        first = tables[-1][-1] + (not with_replacement) # where each group goes on
+        count = m - first
+        last = np.arange(count.sum()) + np.repeat(first - (count.cumsum() - count), count)
+        tables.append(np.concatenate([np.repeat(tables[-1], count, axis=1), last[None]]))
     return tuple(tables)
 
 # %% ../../nbs/01j_combinatorial.ipynb #0b35a7a8
@@ -72,25 +70,25 @@ class CombinatorialExpansion(Expansion):
     r"Every group of up to $d$ coordinates; $D = \sum_{r=1}^d r\binom{m}{r}$, or $\sum_r r\binom{m + r - 1}{r}$ with replacement"
     defined_on = Interval()
     def __init__(self,
-        d:int=2, # size of the largest group
+        d:int=2, # size of the largest group, 1 to 100
         with_replacement:bool=False, # whether a coordinate may come several times in a group
         **kwargs):
         super().__init__(**kwargs)
         if not isinstance(with_replacement, bool): raise ParameterError(f'with_replacement={with_replacement!r}: True or False is needed')
-        self.d, self.with_replacement = check_int('d', d), with_replacement
+        self.d, self.with_replacement = check_int('d', d, high=100), with_replacement
     def counts(self, m): # (r, number of groups of r)
         if self.d > check_int('m', m) and not self.with_replacement: raise ShapeError(f'{self.name}: d={self.d} different coordinates cannot be chosen from m={m}; lower d, or say with_replacement')
         return [(r, math.comb(m + r - 1 if self.with_replacement else m, r)) for r in range(1, self.d + 1)]
     def dim(self, m): return sum(r*n for r, n in self.counts(m))
     def tables(self, x):
         self.counts(x.shape[1])
-        return [_flat(x.shape[1], self.d, self.with_replacement).to(x.device)]
+        return [torch.from_numpy(_flat(x.shape[1], self.d, self.with_replacement)).to(x.device)]
     def lazy_expand(self, x): return LazyGather(x, self.tables(x))
     def expand(self, x): return _gathered(x, self.tables(x))
 
 @lru_cache(maxsize=4)
 def _flat(m, d, with_replacement): # one group after the other, as a table of a single row
-    with torch.inference_mode(False): return torch.cat([t.T.flatten() for t in combination_tables(m, d, with_replacement)])[None]
+    return np.concatenate([t.T.ravel() for t in combination_tables(m, d, with_replacement)])[None]
 
 # %% ../../nbs/01j_combinatorial.ipynb #150bac05
 @delegates()
@@ -103,7 +101,7 @@ class CombinatorialNormalExpansion(CombinatorialExpansion):
     def dim(self, m): return sum(n for _, n in self.counts(m))
     def tables(self, x):
         self.counts(x.shape[1])
-        return [t.to(x.device) for t in combination_tables(x.shape[1], self.d, self.with_replacement)]
+        return [torch.from_numpy(t).to(x.device) for t in combination_tables(x.shape[1], self.d, self.with_replacement)]
     def single(self, x): # e(x), in 32 bits at least
         return ((x.float() if x.dtype.itemsize == 2 else x).square()*-0.5 - math.log(2*math.pi)/2).to(x.dtype)
     def expand(self, x): return super().expand(self.single(x))

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ElementwiseExpansion', 'LazyElementwise']
 
-# %% ../../nbs/01b_elementwise.ipynb #7d278156
+# %% ../../nbs/01b_elementwise.ipynb #e8bf8e51
 import torch
 from ..core import *
-from . import Expansion, LazyBlocks, Rule, _sandwiched
+from . import Expansion, LazyBlocks, Rule, _sandwiched, no_autocast
 
 # %% ../../nbs/01b_elementwise.ipynb #2e8d6746
 class ElementwiseExpansion(Expansion, abstract=True):
@@ -29,7 +29,7 @@ class ElementwiseExpansion(Expansion, abstract=True):
     def stack(self, functions): # a list of L tensors -> (..., L), laid out so that no copy is needed later
         return torch.stack(functions, -2).mT if self.by_function else torch.stack(functions, -1)
     def values(self, x): # the basis; 16 bits are too few for it, so it is computed in 32
-        return self.basis(x.float()).to(x.dtype) if x.dtype.itemsize == 2 else self.basis(x)
+        with no_autocast(x.device): return self.basis(x.float()).to(x.dtype) if x.dtype.itemsize == 2 else self.basis(x)
     def dim(self, m): return check_int('m', m)*self.per_coordinate
     def expand(self, x): return (self.values(x).mT if self.by_function else self.values(x)).flatten(1)
     def lazy_expand(self, x):

@@ -22,7 +22,7 @@ class _RecurrentExpansion(ElementwiseExpansion):
         d:int=2, # how many polynomials
         **kwargs):
         super().__init__(**kwargs)
-        self.d = check_int('d', d)
+        self.d = check_int('d', d, high=1000)
     @property
     def per_coordinate(self): return self.d
     def start(self, x): return 1., x # P_0 and P_1

@@ -22,7 +22,7 @@ class _RadialExpansion(ElementwiseExpansion):
         epsilon:float=1.0, # 1 / width
         **kwargs):
         super().__init__(**kwargs)
-        self.base_range, self.num_interval, self.epsilon = check_range_of('base_range', base_range), check_int('num_interval', num_interval), check_number('epsilon', epsilon, positive=True)
+        self.base_range, self.num_interval, self.epsilon = check_range_of('base_range', base_range), check_int('num_interval', num_interval, high=10**6), check_number('epsilon', epsilon, positive=True)
     @property
     def defined_on(self): return Interval(*self.base_range)
     @property

@@ -23,7 +23,7 @@ from .elementwise import ElementwiseExpansion
 def _blend(d):
     "(d+1, d+1): row k has the coefficients of u^k in the splines that cover an interval, u from 0 to 1 within it"
     piece = lambda j, k: sum((-1)**i*math.comb(d + 1, i)*math.comb(d, k)*Fraction(d - j - i)**(d - k) for i in range(d - j + 1))/math.factorial(d)
-    with torch.inference_mode(False): return torch.tensor([[float(piece(j, k)) for j in range(d + 1)] for k in range(d + 1)], dtype=torch.float64)
+    return tuple(tuple(float(piece(j, k)) for j in range(d + 1)) for k in range(d + 1))
 
 # %% ../../nbs/01d_spline.ipynb #24aa9d54
 @delegates()
@@ -33,10 +33,10 @@ class BsplineExpansion(ElementwiseExpansion):
     def __init__(self,
         grid_range:tuple=(-1, 1), # where the splines add up to one
         t:int=5, # number of intervals
-        d:int=3, # degree
+        d:int=3, # degree, 0 to 30
         **kwargs):
         super().__init__(**kwargs)
-        self.grid_range, self.t, self.d = check_range_of('grid_range', grid_range), check_int('t', t), check_int('d', d, low=0)
+        self.grid_range, self.t, self.d = check_range_of('grid_range', grid_range), check_int('t', t, high=10**6), check_int('d', d, low=0, high=30)
     @property
     def defined_on(self): return Interval(*self.grid_range)
     @property
@@ -48,7 +48,7 @@ class BsplineExpansion(ElementwiseExpansion):
         i = s.detach().floor().nan_to_num().where(s.detach() != self.t, self.t - 1) # the interval; the last one has an end
         u = (s - i).unsqueeze(-1)
         powers = list(accumulate(repeat(u, d), mul, initial=torch.ones_like(u)))
-        values = torch.cat(powers, -1) @ _blend(d).to(y) # of the d + 1 splines that are not zero there
+        values = torch.cat(powers, -1) @ torch.tensor(_blend(d), dtype=y.dtype, device=y.device) # of the d + 1 splines that are not zero there
         where = i.long().unsqueeze(-1) + torch.arange(d + 1, device=x.device)
         if self.domain == 'extend': values, where = values*((where >= 0) & (where < self.t + d)), where.clamp(0, self.t + d - 1)
         return y.new_zeros(*x.shape, self.t + d).scatter_add(-1, where, values).to(x.dtype)

@@ -25,7 +25,7 @@ class FourierExpansion(ElementwiseExpansion):
         N:int=5, # number of harmonics
         **kwargs):
         super().__init__(**kwargs)
-        self.P, self.N = check_number('P', P, positive=True), check_int('N', N)
+        self.P, self.N = check_number('P', P, positive=True), check_int('N', N, high=10**6)
     @property
     def per_coordinate(self): return 2*self.N
     def basis(self, x):

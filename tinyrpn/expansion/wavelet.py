@@ -30,7 +30,7 @@ class _WaveletExpansion(ElementwiseExpansion):
         b:float=1.0, # step from shift to shift, in widths
         **kwargs):
         super().__init__(**kwargs)
-        self.d, self.s, self.t = TaylorExpansion(d).d, check_int('s', s), check_int('t', t)
+        self.d, self.s, self.t = TaylorExpansion(d).d, check_int('s', s, high=1000), check_int('t', t, high=10**6)
         self.a, self.b = check_number('a', a, positive=True), check_number('b', b)
         if self.b < 0: raise ParameterError(f'b={b!r}: a number of at least 0 is needed')
         if (self.s - 1)*abs(math.log(self.a)) > math.log(FAR): raise ParameterError(f's={s}: with a={a!r} the widest scale is more than {FAR:g} times as wide as the narrowest')
@@ -74,7 +74,7 @@ class BetaWaveletExpansion(_BoundedWaveletExpansion):
     def psi(self, tau):
         u, a, b = tau.clamp(0, 1), self.alpha, self.beta
         scale = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)) # 1/B
-        return torch.where(tau == u, scale*_power(u, a - 1)*_power(1 - u, b - 1), 0.)
+        return torch.where((tau < 0) | (tau > 1), 0., scale*_power(u, a - 1)*_power(1 - u, b - 1)) # NaN stays NaN
 
 def _power(u, p): # u^p for u >= 0, with a finite slope at 0
     return u*u.clamp(min=MARGIN)**(p - 1) if 0 < p < 1 else u**p

@@ -12,10 +12,10 @@ from fastcore.basics import patch
 from ..core import *
 from ..expansion import Rule
 
-# %% ../../nbs/02_reconciliation.ipynb #82e0e387
+# %% ../../nbs/02_reconciliation.ipynb #36a3bd20
 class Reconciliation(Component, nn.Module, kind='reconciliation'):
     "psi: (l,) -> (n, D); RPN paper, section 'parameter reconciliation functions'"
-    _size = None # what `prepare` was last called for
+    _size, _owned = None, False # what `prepare` was last called for; whether a head did so
     def numel(self,
         n:int, # number of outputs
         D:int # length of the expansion
@@ -82,10 +82,11 @@ def ready(self:Reconciliation,
     n:int, # number of outputs
     D:int # length of the expansion
 ):
-    "`check_w`, and `prepare` unless that has been done for this size"
+    "`check_w`, and `prepare` unless that has been done for this size; what belongs to a head keeps its size"
     self.check_w(w, n, D)
-    if self._size != (n, D):
-        with torch.device(w.device): self.prepare(n, D)
+    if self._size == (n, D): return
+    if self._owned: raise ShapeError(f'{self.name} belongs to a head with n={self._size[0]}, D={self._size[1]:,}; make another for n={n}, D={D:,}')
+    with torch.device(w.device), torch.inference_mode(False): self.prepare(n, D)
 
 # %% ../../nbs/02_reconciliation.ipynb #d59c7254
 class IdentityReconciliation(Reconciliation):

@@ -19,7 +19,7 @@ class _Random(Reconciliation):
     def __init__(self,
         seed:int=None): # of the random matrices; None for torch's own random numbers
         super().__init__()
-        self.seed = seed if seed is None else check_int('seed', seed, low=0)
+        self.seed = seed if seed is None else check_int('seed', seed, low=0, high=2**63 - 1)
 
     def prepare(self, n, D):
         super().prepare(n, D)
