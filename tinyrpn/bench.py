@@ -155,13 +155,14 @@ def step_memory(
     parameters, peak = json.loads(run.stdout.splitlines()[-1])
     return {'config': config, 'contraction': contraction, 'huge pages': 'yes' if huge_pages else 'no', 'peak MB': round(peak/1e6), 'parameters, gradients, state MB': round(16*parameters/1e6, 1), 'ratio': round(peak/(16*parameters), 2)}
 
-# %% ../nbs/40_benchmark.ipynb #66b109fd
+# %% ../nbs/40_benchmark.ipynb #b948c754
 REASONS = { # expansion -> why it takes more than 25 times as long as writing its result
-    **dict.fromkeys(('hyperbolic', 'arc_hyperbolic', 'arc_trigonometric'), "torch computes these functions one number at a time, without vector instructions"),
-    **dict.fromkeys(('shannon_wavelet', 'meyer_wavelet'), "torch's sinc, and its derivative, one number at a time"),
-    **dict.fromkeys(('beta_wavelet', 'dog_wavelet', 'haar_wavelet', 'ricker_wavelet', 'reciprocal', 'inverse_quadratic_rbf', 'naive_cauchy', 'naive_chi2', 'naive_gamma', 'naive_exponential', 'cauchy', 'chi2'), 'a dozen passes over one result a number, each about as long as the writing of it'),
-    **dict.fromkeys(('bspline', 'nested', 'extended', 'gaussian_rbf', 'fourier'), 'a dozen passes, and zeros between the splines or many results a number that leave the cache between them'),
-    **dict.fromkeys(('combinatorial', 'combinatorial_normal'), 'gradients of many results are added up in one place; a head folds the weights instead')}
+    **dict.fromkeys(('hyperbolic', 'arc_hyperbolic'), "torch's own sinh, cosh, asinh and acosh"),
+    **dict.fromkeys(('shannon_wavelet', 'meyer_wavelet'), "torch's own sinc, and its derivative"),
+    **dict.fromkeys(('arc_trigonometric', 'trigonometric', 'fourier', 'naive_chi2', 'naive_gamma', 'naive_exponential', 'chi2', 'naive_cauchy', 'cauchy', 'hybrid_probabilistic'), 'a sigmoid, logarithm or inverse function, forward and backward, for each result or two'),
+    **dict.fromkeys(('beta_wavelet', 'haar_wavelet', 'reciprocal'), 'one result a number, and choices by torch.where, forward and backward'),
+    **dict.fromkeys(('dog_wavelet', 'ricker_wavelet', 'naive_normal', 'naive_laplace', 'combinatorial_normal'), 'one result a number, so each of a dozen passes counts like a writing of the result'),
+    **dict.fromkeys(('bspline', 'nested', 'inverse_quadratic_rbf', 'gaussian_rbf'), 'a dozen passes over all results')}
 
 def bench_expansions(
     batch:int=256, m:int=784, # samples, inputs

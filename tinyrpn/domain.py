@@ -55,7 +55,7 @@ class NotZero(Interval):
         self.gap = gap
     def _gap(self, x): return max(self.gap, 2/torch.finfo(x.dtype).max) # 1/gap must fit
     def inside(self, x): return x.abs() >= self._gap(x)
-    def _sign(self, x): return torch.where(x < 0, -1., 1.).to(x.dtype)
+    def _sign(self, x): return (x >= 0).to(x.dtype)*2 - 1
     def clamp(self, x): return self._sign(x)*x.abs().clamp(min=self._gap(x))
     def squash(self, x): return self._sign(x)*torch.hypot(x, x.new_full((), self._gap(x)))
     def __repr__(self): return f'|x| >= {self.gap:g}'
