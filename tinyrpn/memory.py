@@ -106,7 +106,7 @@ _places = WeakTensorKeyDictionary() # parameter -> {which part: its place}
 
 def gradient_place(
     t:torch.Tensor, # a parameter, or a view of one
-    least:int=2**20, # elements below which it is not worth it
+    least:int=2**18, # elements below which it is not worth it
 ): # a function (shape, dtype) -> tensor, uninitialised
     "Where the gradient of `t` may be written: where the last one was, if that is free"
     if steps_aside(): return None
