@@ -36,6 +36,7 @@ class ElementwiseExpansion(Expansion, abstract=True):
         learnt = any(not name.startswith(('pre.', 'post.')) for name, _ in self.named_parameters()) # then autograd has to see them
         return super().lazy_expand(x) if learnt else LazyElementwise(x, self.dim(x.shape[1]), self.expand, self.values, self.by_function)
 
+# %% ../../nbs/01b_elementwise.ipynb #b408abf0
 KEPT = SMALL # numbers of kappa(x) up to which it is computed at once and kept
 
 class LazyElementwise(LazyBlocks):

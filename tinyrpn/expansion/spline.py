@@ -44,11 +44,13 @@ class BsplineExpansion(ElementwiseExpansion):
     def basis(self, x):
         d, (low, high) = self.d, self.grid_range
         y = wide(x) if d > 5 else x
-        s = ((y - low)*(self.t/(high - low))).clamp(-d - 1, self.t + d + 1)
-        i = s.detach().floor().nan_to_num().where(s.detach() != self.t, self.t - 1) # the interval; the last one has an end
-        u = (s - i).unsqueeze(-1)
+        s, fades = (y - low)*(self.t/(high - low)), self.domain == 'extend'
+        if fades: s = s.clamp(-d - 1, self.t + d + 1)
+        i = s.detach().floor().long().clamp(-d - 1 if fades else 0, self.t + d if fades else self.t - 1) # the interval; the last one has an end
+        if fades: i = i.where(s.detach() != self.t, self.t - 1)
+        u = (s - i.to(s.dtype)).unsqueeze(-1)
         powers = list(accumulate(repeat(u, d), mul, initial=torch.ones_like(u)))
         values = torch.cat(powers, -1) @ torch.tensor(_blend(d), dtype=y.dtype, device=y.device) # of the d + 1 splines that are not zero there
-        where = i.long().unsqueeze(-1) + torch.arange(d + 1, device=x.device)
-        if self.domain == 'extend': values, where = values*((where >= 0) & (where < self.t + d)), where.clamp(0, self.t + d - 1)
+        where = i.unsqueeze(-1) + torch.arange(d + 1, device=x.device)
+        if fades: values, where = values*((where >= 0) & (where < self.t + d)), where.clamp(0, self.t + d - 1)
         return y.new_zeros(*x.shape, self.t + d).scatter_add(-1, where, values).to(x.dtype)
