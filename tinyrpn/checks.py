@@ -198,7 +198,7 @@ def check_written(
     part = example(cls) if isinstance(cls, type) else cls
     cls = type(part)
     _expect(cls.__doc__ and 'TODO' not in cls.__doc__ and '$' in cls.__doc__, f'{cls.__name__} has no docstring with a formula, such as r"$x^2$; $D = m$"')
-    _expect(lookup(cls.name, cls.kind) is cls, f'{cls.name} is not registered')
+    _expect(lookup(cls.name, cls.kind).__name__ == cls.__name__, f'{cls.name} is not registered')
     _expect(cls.kind != 'expansion' or cls.defined_on is not None or hasattr(part, 'composition_functions'), f'{cls.__name__} does not say where it is defined: defined_on = Interval(...) is missing')
     notes = _notes(cls)
     for k in constructor_params(cls): _expect(notes.get(k), f'{cls.__name__}({k}=...): the parameter has no comment that says what it is')
