@@ -229,8 +229,8 @@ def test_published_names_and_parameters(name, kind, params):
     assert not [k for k in params if k not in constructor_params(cls)], f'{name} lacks a published parameter: it has {list(constructor_params(cls))}'
 
 
-def test_all_that_is_registered_is_published_or_known(): assert {c.name for c in CLASSES} == {ALIASES.get(p[0], p[0]) for p in PUBLISHED}
-def test_references_are_of_components(): assert set(REFERENCES) == {c.name for c in CLASSES}
+def test_all_that_is_published_is_registered(): assert {ALIASES.get(p[0], p[0]) for p in PUBLISHED} <= {c.name for c in CLASSES}
+def test_references_are_of_components(): assert set(REFERENCES) <= {c.name for c in CLASSES}, 'a reference for a component that is not there'
 
 
 # ---- parameters, sizes and inputs at random
