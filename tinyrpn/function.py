@@ -6,12 +6,13 @@
 __all__ = ['MODULES', 'FUNCTIONALS', 'Functional', 'find_function', 'make_function', 'as_function', 'Functions',
            'function_config', 'check_sizes']
 
-# %% ../nbs/00a_function.ipynb #3d737972
+# %% ../nbs/00a_function.ipynb #93b5eaa1
 import inspect
 import torch
 from torch import nn
 from torch.nn import functional as F
 from .core import *
+from .core import _brief
 
 # %% ../nbs/00a_function.ipynb #be646ca6
 MODULES = '''LayerNorm RMSNorm BatchNorm1d Dropout AlphaDropout Identity ReLU ReLU6 LeakyReLU PReLU ELU CELU SELU GELU SiLU Mish
@@ -64,6 +65,8 @@ def make_function(
     known = constructor_params(found)
     arguments.update({k:size for k in _SIZES if k in known and k not in arguments and size})
     arguments.update({k:False for k in _AFFINE if k in known and k not in arguments})
+    for k, v in arguments.items():
+        if isinstance(known[k].default, (int, float)) and not isinstance(v, (int, float)): raise ParameterError(f'{found.__name__}: {k}={_brief(v)}: a number is needed, such as {known[k].default}')
     try: return found(**arguments)
     except (TypeError, ValueError, RuntimeError) as e: raise ParameterError(f'{found.__name__}({_text(arguments)}): {e}') from e
 
