@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/17_all.ipynb #772e1ce4
-from . import core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, data, learner, config, visual
+# %% ../nbs/17_all.ipynb #2a5d2069
+from . import core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, export, processes, data, checkpoint, learner, resume, config, inspection, visual
 
-# %% ../nbs/17_all.ipynb #097e88c9
-_modules = core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, data, learner, config, visual
+# %% ../nbs/17_all.ipynb #d2eccdce
+_modules = core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, export, processes, data, checkpoint, learner, resume, config, inspection, visual
 __all__ = sorted({name for module in _modules for name in module.__all__})
 globals().update({name: getattr(module, name) for module in _modules for name in module.__all__})

@@ -30,7 +30,46 @@ def check_range(
     fine = math.isfinite(out.detach().sum().item()) or bool(out.detach().isfinite().all()) # a sum can overflow where nothing else does
     if fine and (bound is None or not bound > most) or not (x.isfinite().all() and w.isfinite().all()): return
     what = 'kappa(x), or its product with psi(w),' if bound is None else 'kappa(x)' if bound > most else 'the product of kappa(x) and psi(w)'
-    raise RangeError(f'{what} is too large for {str(kappa.x.dtype).removeprefix("torch.")} (at most {most:.1e}): |x| is up to {x.abs().max():.2g}, |w| up to {w.abs().max() if w.numel() else 0:.2g}; scale the inputs to about 1, or use float64')
+    raise RangeError(f'{what} is too large for {_short(kappa.x.dtype)} (at most {most:.1e}): |x| is up to {x.abs().max():.2g}, |w| up to {w.abs().max() if w.numel() else 0:.2g}; scale the inputs to about 1, or use float64')
+
+# %% ../nbs/04_contraction.ipynb #5bd358f6
+LOOK = 2**18 # weights up to which their gradient is always looked at
+
+class GradientWatch:
+    "Raises `RangeError` where a gradient overflows between the result of a contraction and its inputs"
+    def __init__(self,
+        x:torch.Tensor, w:torch.Tensor, # detached: a hook must not hold the graph that holds it
+        bound): # of |kappa(x)| where w's gradient is a sum of its products, else None
+        self.x, self.w, self.bound, self.G = x, w, bound, None
+    def note(self, G): self.G = None if G is None else G.detach() # None: a gradient of zero that was never made
+    def harmless(self): # so small that no product with kappa(x) overflows
+        return self.bound is not None and max(1, self.bound)*self.G.abs().sum().item() < 1e-8*torch.finfo(self.G.dtype).max
+    def see(self, what, g):
+        if g is None or self.G is None or not g.numel() or what == 'w' and self.harmless(): return
+        if math.isfinite(g.detach().sum().item()) or bool(g.detach().isfinite().all()): return
+        if not all(t.isfinite().all() for t in (self.G, self.x, self.w)): return # it was no number before
+        raise RangeError(f'the gradient for {what} is too large for {_short(g.dtype)} (at most {torch.finfo(g.dtype).max:.1e}): |x| is up to {self.x.abs().max():.2g}, |w| up to {self.w.abs().max() if self.w.numel() else 0:.2g}, the gradient of the result up to {self.G.abs().max():.2g}; scale the inputs to about 1, or use float64')
+
+def _short(dtype): return str(dtype).removeprefix('torch.')
+
+def own_view(
+    t:torch.Tensor, # x or w
+) -> torch.Tensor: # the same numbers, whose gradient is this contraction's alone
+    "A view to put a hook on"
+    return t.view_as(t) if t.requires_grad and torch.is_grad_enabled() and not steps_aside() and t.device.type != 'meta' else t
+
+def watch_gradients(
+    kappa:Lazy, # what was multiplied
+    x:torch.Tensor, w:torch.Tensor, # views of one's own
+    out:torch.Tensor, # the result
+    linear:bool, # whether psi(w) is w
+):
+    "Have the gradients of x and w looked at"
+    if steps_aside() or not out.requires_grad or out.device.type == 'meta' or out.is_cuda and torch.cuda.is_current_stream_capturing(): return
+    watch = GradientWatch(x.detach(), w.detach(), kappa.bound() if linear and w.numel() > LOOK else None)
+    out.register_hook(watch.note)
+    for what, t in (('x', x), ('w', w)):
+        if t.requires_grad: t.register_hook(partial(watch.see, what))
 
 # %% ../nbs/04_contraction.ipynb #8a6f1bba
 def contract(
@@ -53,10 +92,12 @@ def contract_channels(
     contraction:str='auto', # 'auto' or 'dense'
 ) -> torch.Tensor: # (batch, channels, n)
     "`contract` for each channel by itself"
+    x, w = own_view(x), own_view(w)
     kappa = lazy_or_dense(expansion, x, contraction)
     multiply = reconciliation.contract if contraction == 'auto' else partial(Reconciliation.contract, reconciliation)
     with no_autocast(x.device) if kappa.structured else nullcontext(): out = multiply(kappa, w, n)
     check_range(x, kappa, w, out)
+    watch_gradients(kappa, x, w, out, reconciliation.name == 'identity_reconciliation')
     return out
 
 def check_contraction(

@@ -79,12 +79,13 @@ def race_table(
     medians = {k: statistics.median(v) for k, v in times.items()}
     return Table([{'way': k, 'median ms': round(1e3*medians[k], 2), 'lowest': round(1e3*min(v), 2), 'highest': round(1e3*max(v), 2), 'times the fastest': round(medians[k]/min(medians.values()), 1)} for k, v in times.items()])
 
-# %% ../nbs/00b_memory.ipynb #c8ac62a3
+# %% ../nbs/00b_memory.ipynb #90c534a9
 def no_autocast(
     device:torch.device, # where the work is done
 ): # a context manager
     "Full precision inside `torch.autocast`, on the devices that know it"
-    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
+    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 def steps_aside() -> bool:
     "Whether derivatives of our own have no place: in code that is being compiled, and inside the transforms of `torch.func`"
@@ -182,3 +183,30 @@ def _add_piece(f, cuts, tensors, grads, G):
     found = iter(torch.autograd.grad(out, [p for p in parts if p.requires_grad], G, allow_unused=True))
     for cut, g in zip(cuts, grads):
         if g is not None and (d := next(found)) is not None: (cut or _whole)(g).add_(d)
+
+# %% ../nbs/00b_memory.ipynb #951091a4
+class Product(torch.autograd.Function):
+    "A @ B, for matrices or stacks of them"
+    @staticmethod
+    def forward(ctx, A, B):
+        ctx.save_for_backward(A, B)
+        return A @ B
+
+    @staticmethod
+    def backward(ctx, G):
+        (A, B), needs = ctx.saved_tensors, ctx.needs_input_grad
+        with no_autocast(G.device):
+            dA = _summed_to(G @ B.mT, A) if needs[0] else None
+            return dA, _summed_to(A.mT @ G if B.is_contiguous() else (G.mT @ A).mT, B) if needs[1] else None # in B's own order
+
+def _summed_to(g, t): return g if g.shape == t.shape else g.sum_to_size(t.shape)
+
+def product(
+    A:torch.Tensor, # (..., a, k)
+    B:torch.Tensor, # (..., k, b)
+) -> torch.Tensor: # (..., a, b)
+    "A @ B, untouched by autocast, backwards too"
+    if B.ndim == 2 < A.ndim: return product(A.flatten(0, -2), B).unflatten(0, A.shape[:-1]) # one large product
+    if A.ndim == 2 < B.ndim: return product(B.mT, A.mT).mT
+    plain = A.device.type == 'meta' or steps_aside() or not torch.is_grad_enabled() or not (A.requires_grad or B.requires_grad)
+    with no_autocast(A.device): return A @ B if plain else Product.apply(A, B)

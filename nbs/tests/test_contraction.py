@@ -343,7 +343,6 @@ def test_transforms_of_torch_func(spec, psi):
     each = torch.vmap(torch.func.grad(lambda x, w: f(x[None], w), argnums=1), in_dims=(0, None))(x, w)
     torch.testing.assert_close(each.sum(0), gw)
 
-@pytest.mark.xfail(strict=True, reason='an element-wise value small enough to be computed at once is multiplied by torch itself, whose backward pass follows an autocast around it')
 def test_backward_inside_autocast_of_a_value_computed_at_once():
     torch.manual_seed(0)
     head, x = RPNHead(6, 4, as_expansion('bspline'), IdentityReconciliation()), torch.rand(5, 6)

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import *
 from ..domain import *
 from ..function import *
-from ..memory import no_autocast, steps_aside, streamed
+from ..memory import no_autocast, product, steps_aside, streamed
 
 # %% ../../nbs/01_expansion.ipynb #856b49db
 def check_batch(
@@ -43,7 +43,7 @@ class Lazy:
         self.x, self.D, self.expand, self._raw = x, D, expand, None
     def raw(self): # kappa(x) without any scale; computed once, since functions in it may throw dice
         if self._raw is None:
-            check_fits('kappa(x)', self.x.shape[0], self.D, bytes_each=self.x.element_size(), device=self.x.device)
+            if not torch.compiler.is_exporting(): check_fits('kappa(x)', self.x.shape[0], self.D, bytes_each=self.x.element_size(), device=self.x.device)
             self._raw = self.expand(self.x)
         return self._raw
     def dense(self): return self.raw() if self.scale is None else self.raw()*self.scale
@@ -68,8 +68,8 @@ def sandwich(
 ) -> torch.Tensor: # (batch, C, a, t)
     "Q K T', beginning at the cheaper end"
     (C, a, q), (t, c) = Q.shape, T.shape[1:]
-    if a*c*(q + t) < t*q*(c + a): return (Q.flatten(0, 1) @ K).unflatten(1, (C, a)) @ T.mT
-    return Q @ (K @ T.flatten(0, 1).T).unflatten(2, (C, t)).transpose(1, 2)
+    if a*c*(q + t) < t*q*(c + a): return product(product(Q.flatten(0, 1), K).unflatten(1, (C, a)), T.mT)
+    return product(Q, product(K, T.flatten(0, 1).T).unflatten(2, (C, t)).transpose(1, 2))
 
 def wide(
     x:torch.Tensor, # any floating-point tensor
@@ -89,7 +89,8 @@ class LazyBlocks(Lazy):
         raise ParameterError(f'{type(self).__name__} does not define piece(start, stop)')
 
     def steps(self, size, grain):
-        "Ranges of at most about PIECE numbers over `size` columns"
+        "Ranges of at most about PIECE numbers over `size` columns; all at once in an exported graph, which is the same for every batch"
+        if torch.compiler.is_exporting(): return [(0, size)]
         batch = max(1, self.x.shape[0])
         most = max(1, min(PIECE//batch, -(-size//(4 if batch*self.D > SMALL else 2))))
         step = most//grain*grain or min(grain, most)
@@ -133,7 +134,7 @@ def dot_moments(self:LazyBlocks, M, shift=None):
         return torch.cat([wide(rows @ M.flatten(1).T), nn.functional.pad(moments, (0, 0, 0, len(shift)))], 1)
     def with_ones(f): return lambda *s: nn.functional.pad(f(*s), (0, 0, 0, 1), value=1.)
     tensors = (M,) if shift is None else (M, shift)
-    res, B = self.stream(use, [(with_ones(f), own, cut, (cut,)*len(tensors)) for f, own, cut in self.chunks()], *tensors), len(self.x)
+    res, B = self.stream(use, [(with_ones(f), own, cut, (cut,)*len(tensors)) for f, own, cut in self.chunks()], *tensors), self.x.shape[0]
     return res[:B, :-2], res[B, :-2], None if shift is None else res[B + 1, :-2], res[:B, -2], res[:B, -1]
 
 @patch
@@ -146,19 +147,40 @@ def bilinear(self:LazyBlocks, Q, T):
 
 def _sandwiched(_, phi, Q, T): return sandwich(phi.unflatten(1, (Q.shape[2], T.shape[2])), Q, T)
 
+# %% ../../nbs/01_expansion.ipynb #36c6bc6e
+LARGE = 1e15, 1e100 # numbers that a LayerNorm stands in float32, and in float64: squares, and their sum, must not overflow
+
+def normalised(
+    function:nn.Module, # a LayerNorm; anything else is merely called
+    x:torch.Tensor, # (batch, D)
+) -> torch.Tensor: # function(x)
+    "A LayerNorm of large numbers in float64: in float32 it would be 0 where their squares overflow"
+    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    if type(function) is not nn.LayerNorm or steps_aside() or capturing or x.device.type in ('meta', 'mps') or not x.numel(): return function(x)
+    largest = x.detach().abs().amax().item()
+    if largest <= LARGE[x.dtype == torch.float64]: return function(x)
+    if largest > LARGE[1]: return x*math.nan # refused later on, instead of 0
+    wider = (None if p is None else wide(p) for p in (function.weight, function.bias))
+    with no_autocast(x.device): return nn.functional.layer_norm(wide(x), function.normalized_shape, *wider, function.eps).to(x.dtype)
+
+def chained(functions, x):
+    for f in functions: x = normalised(f, x)
+    return x
+
 # %% ../../nbs/01_expansion.ipynb #a35956c0
 class LazyLayerNorm(Lazy):
     "LayerNorm(kappa(x)) from the sums of kappa(x) alone"
     def __init__(self,
         kappa:Lazy, # the value it normalises
         norm:nn.LayerNorm): # over all of kappa(x)
-        super().__init__(kappa.x, kappa.D, lambda x: norm(kappa.dense()))
+        super().__init__(kappa.x, kappa.D, lambda x: normalised(norm, kappa.dense()))
         self.kappa, self.norm, self.structured = kappa if norm.weight is None else kappa.scaled(norm.weight), norm, True
         self.rule, self.bound = self._named(kappa.rule), kappa.bound
     def _named(self, rule): return Rule(f'LayerNorm of {rule.name}', f'{rule.why}; LayerNorm from two sums')
     def stats(self, total, total_sq): # mean and 1/std, each (batch,)
         mean = total/self.D
-        return mean, ((total_sq/self.D - mean*mean).clamp(min=0) + self.norm.eps).rsqrt()
+        var = (total_sq/self.D - mean*mean).clamp(min=0)
+        return mean, (var + self.norm.eps).rsqrt() + 0*(1e108*var) # NaN, not 0, where squares or cubes leave float64
     def dot(self, M):
         inner, mass, shifted, *sums = self.kappa.dot_moments(M, self.norm.bias)
         mean, rstd = (s[:, None] for s in self.stats(*sums))
@@ -180,7 +202,7 @@ def after(
     kappa:Lazy, # the value it processes
 ) -> Lazy: # function(kappa), not computed yet
     "Apply a function to an unevaluated value"
-    res = Lazy(kappa.x, kappa.D, lambda x: function(kappa.dense()))
+    res = Lazy(kappa.x, kappa.D, lambda x: normalised(function, kappa.dense()))
     res.rule = Rule('dense', f'kappa(x) is built: {type(function).__name__} needs all of it')
     return res
 
@@ -230,8 +252,8 @@ def forward(self:Expansion,
 ) -> torch.Tensor: # (batch, dim(m))
     "kappa(x) in full; `TooLargeError` says how large it would have been"
     check_batch(x, who=self.name)
-    x = self.admit(self.pre(x))
-    return self.post(self._checked_finite(x, Lazy(x, self.dim(x.shape[1]), self.expand).dense()))
+    x = self.admit(chained(self.pre, x))
+    return chained(self.post, self._checked_finite(x, Lazy(x, self.dim(x.shape[1]), self.expand).dense()))
 
 @patch
 def lazy(self:Expansion,
@@ -239,7 +261,7 @@ def lazy(self:Expansion,
 ) -> Lazy:
     "kappa(x), unevaluated"
     check_batch(x, who=self.name)
-    kappa = self.lazy_expand(self.admit(self.pre(x)))
+    kappa = self.lazy_expand(self.admit(chained(self.pre, x)))
     for function in self.post: kappa = after(function, kappa)
     return kappa
 
@@ -303,7 +325,8 @@ class LazyIdentity(LazyBlocks):
     def piece(self, start, stop): return _same, (_cut(start, stop),)
     def total(self): return wide(self.x).sum(1)
     def total_sq(self): return wide(self.x).square().sum(1)
-    dot, bilinear, dot_moments = Lazy.dot, Lazy.bilinear, Lazy.dot_moments
+    def dot(self, M): return product(self.dense(), M.T)
+    bilinear, dot_moments = Lazy.bilinear, Lazy.dot_moments
 
 # %% ../../nbs/01_expansion.ipynb #da7d9e2e
 import_families(__name__, globals())

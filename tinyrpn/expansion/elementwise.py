@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['KEPT', 'ElementwiseExpansion', 'LazyElementwise']
 
-# %% ../../nbs/01b_elementwise.ipynb #95a87ca1
+# %% ../../nbs/01b_elementwise.ipynb #7811fa3b
 import torch
 from ..core import *
 from . import SMALL, Expansion, Lazy, LazyBlocks, Rule, _sandwiched, no_autocast
+from ..memory import product
 
 # %% ../../nbs/01b_elementwise.ipynb #2e8d6746
 class ElementwiseExpansion(Expansion, abstract=True):
@@ -52,8 +53,8 @@ class LazyElementwise(LazyBlocks):
         self.basis, self.by_function, self.grain = basis, by_function, D//x.shape[1]
 
     @property
-    def kept(self): return self.x.shape[0]*self.D <= KEPT
-    def dot(self, M): return (Lazy if self.kept else LazyBlocks).dot(self, M)
+    def kept(self): return torch.compiler.is_exporting() or self.x.shape[0]*self.D <= KEPT
+    def dot(self, M): return product(self.dense(), M.T) if self.kept else LazyBlocks.dot(self, M)
     def dot_moments(self, M, shift=None): return (Lazy if self.kept else LazyBlocks).dot_moments(self, M, shift)
     def total(self): return (Lazy if self.kept else LazyBlocks).total(self)
     def total_sq(self): return (Lazy if self.kept else LazyBlocks).total_sq(self)

@@ -124,8 +124,8 @@ def _rest(k):
 
 def _lags(x, T):
     "Spectra of x (B, 1, f) and T (C t, f), and the correlations of each pair (B, C t, N)"
-    N = _fast_length(2*x.shape[1])
-    X, F = torch.fft.rfft(x, N).unsqueeze(1), torch.fft.rfft(T.flatten(0, 1), N)
+    N = 1 << (2*x.shape[1] - 1).bit_length() if torch.compiler.is_exporting() else _fast_length(2*x.shape[1]) # ONNX Runtime is slow and less exact with other lengths
+    X, F = torch.fft.rfft(x.unsqueeze(1), N), torch.fft.rfft(T.flatten(0, 1), N)
     return X, F, torch.fft.irfft(X*F.conj(), N)
 
 def _rows_times(u, c):
@@ -197,8 +197,8 @@ class LazyTaylor(LazyBlocks):
         if self._u is None: self._u = self._make_u()
         return self._u
     def _make_u(self):
-        check_fits('the part u of kappa(x)', len(self.x), self.D//self.grain, bytes_each=self.x.element_size(), device=self.x.device)
-        return torch.cat([self.x.new_ones(len(self.x), 1), taylor(self.x, self.d - 1)], 1)
+        if not torch.compiler.is_exporting(): check_fits('the part u of kappa(x)', len(self.x), self.D//self.grain, bytes_each=self.x.element_size(), device=self.x.device)
+        return torch.cat([self.x.new_ones(self.x.shape[0], 1), taylor(self.x, self.d - 1)], 1)
     def sources(self): return self.u, self.x
     def piece(self, start, stop):
         m, first, last = self.grain, start//self.grain, -(-stop//self.grain)
@@ -206,11 +206,11 @@ class LazyTaylor(LazyBlocks):
     def _dot(self, u, x, M, shift=None):
         sizes, M = (u.shape[1], x.shape[1]), M.to(x.dtype)
         around = (None if v is None else v.view(sizes) for v in (self.scale, shift))
-        multiply = _plainly if steps_aside() and not torch.compiler.is_compiling() else Bilinear.apply
+        multiply = _plainly if torch.compiler.is_exporting() or steps_aside() and not torch.compiler.is_compiling() else Bilinear.apply
         with no_autocast(x.device): return multiply(u, x, M.unflatten(1, sizes), *around, gradient_place(M))
     def dot(self, M): return self._dot(self.u, self.x, M)
     def dot_moments(self, M, shift=None):
-        res, B = self._dot(*(torch.cat([t, t.new_ones(1, t.shape[1])]) for t in (self.u, self.x)), M, shift), len(self.x)
+        res, B = self._dot(*(torch.cat([t, t.new_ones(1, t.shape[1])]) for t in (self.u, self.x)), M, shift), self.x.shape[0]
         return res[:B], res[B], None if shift is None else res[B + 1], self.total(), self.total_sq()
     def total(self): return _powers(wide(self.x).sum(1), self.d)
     def total_sq(self): return _powers(wide(self.x).square().sum(1), self.d)

@@ -34,7 +34,7 @@ class OneReconciliation(ConstantReconciliation):
 class ZeroReconciliation(ConstantReconciliation):
     r"$\psi(w)_{ij} = 0$ and $l = 0$"
     def __init__(self): super().__init__(0.)
-    def contract(self, kappa, w, n): self.check_w(w, n, kappa.D); return kappa.x.new_zeros(len(kappa.x), len(w), n)
+    def contract(self, kappa, w, n): self.check_w(w, n, kappa.D); return kappa.x.new_zeros(kappa.x.shape[0], len(w), n)
     def rule(self, kappa, n): return Rule('nothing', 'the result is zero, whatever kappa(x) is')
 
 # %% ../../nbs/02b_constant.ipynb #c1c13acd
