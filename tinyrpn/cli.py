@@ -61,6 +61,7 @@ def _add_train(t):
     t.add_argument('--deterministic', action='store_true', default=None, help='only operations that repeat themselves to the bit, also on a GPU')
     t.add_argument('--sharded', action='store_true', help='several processes: each holds a part of the weights')
 
+# %% ../nbs/15_cli.ipynb #0045e050
 def _add_more(commands):
     b = commands.add_parser('bench', help='time the rules against the dense product', description='Time forward and backward passes by the rules and the dense way, taking turns in one process.')
     b.add_argument('config', metavar='NAME_OR_YAML', nargs='?', help='time whole training steps of this configuration instead of single heads')

@@ -158,6 +158,7 @@ def _build(layers, scaler):
             if work > 4_000_000: raise TooLargeError(f'{h.path}: D={D:,}, and so many such expansions are in one model that it could not be built in reasonable time')
         with place(l.path, _FOREIGN): built.append(RPNLayer(heads, build_component(l.fusion, 'fusion')))
         if l.n not in (built[-1].n, *{h.n for h in built[-1].heads}): raise ShapeError(f'{l.path}: n={l.n}, and its heads and fusion give {built[-1].n}')
+        if wrong := {h.m for h in built[-1].heads} - {l.m}: raise ShapeError(f'{l.path}: m={l.m}, and its heads take m={min(wrong)}; they must be equal')
         if len(built) > 1 and built[-2].n != l.m: raise ShapeError(f'{l.path}: m={l.m}, and the layer before it has n={built[-2].n}; they must be equal')
     with place('model', _FOREIGN): return RPN(built, scaler=scaler)
 
@@ -540,10 +541,10 @@ def read_yaml(
         if isinstance(e, TinyRPNError): raise
         raise ConfigError(f'{where} is not YAML that can be read safely: {" ".join(str(e).split())}') from e
 
-# %% ../nbs/12_config.ipynb #a7c21b43
+# %% ../nbs/12_config.ipynb #306769a8
 def read_data(node):
     "The data section in the short form; a set that does not exist is refused when it is loaded"
-    res = {k:node.take(k) for k in ('name', 'batch_size', 'test_batch_size') if node.has(k)}
+    res = {k:node.take(k, kind=str if k == 'name' else None) for k in ('name', 'batch_size', 'test_batch_size') if node.has(k)}
     name = res.setdefault('name', 'mnist')
     if name in (*SETS, 'mnist_sample'): node.done()
     check_numbers(res, 'data', 'batch_size', 'test_batch_size')
@@ -555,8 +556,6 @@ def check_numbers(section, path, *keys):
         if k in section:
             with place(f'{path}.{k}'): check_int(k, section[k])
 
-_TRAINING = 'clip', 'accumulate', 'precision', 'deterministic' # further parameters of the learner
-
 def short_sections(node):
     "A short file as (name, seed, device, data, layers, learner)"
     res = dict(name=node.take('name', default=None, kind=(str, type(None))), seed=node.take('seed', default=None, kind=(int, type(None))), device=node.take('device', default=None, kind=(str, type(None))))
@@ -564,13 +563,13 @@ def short_sections(node):
     res['data'] = read_data(Node({'name': data} if isinstance(data, str) else data, 'data')) if data else {}
     if node.has('model'): res['scaler'], res['layers'] = (model := node.child('model')).take('scaler', default=None, kind=(str, dict, type(None))), read_model(model)
     learner = node.child('learner')
-    res['learner'] = {k:learner.take(k) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics', *_TRAINING) if learner.has(k)}
+    res['learner'] = {k:learner.take(k) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics') if learner.has(k)}
     learner.done()
     for what in ('loss', 'optimizer', 'scheduler'):
         spec = res['learner'].get(what)
         if spec is not None:
             with place(f'learner.{what}'): check_torch_part(what, spec if isinstance(spec, dict) else {'name': spec})
-    check_numbers(res['learner'], 'learner', 'epochs', 'accumulate')
+    check_numbers(res['learner'], 'learner', 'epochs')
     node.done()
     return res
 
@@ -599,7 +598,7 @@ class Config:
         self.name, self.seed, self.device = s['name'] or name, s['seed'], s['device']
         if not re.fullmatch(r'\w[\w. -]{0,99}', self.name): raise ConfigError(f'name: found {_brief(self.name)}; letters, digits, points, spaces and dashes are accepted, since it names a folder')
         if self.seed is not None:
-            with place('seed'): check_int('seed', self.seed, low=0)
+            with place('seed'): check_int('seed', self.seed, low=0, high=2**32 - 1)
         self.data_spec, self.layers, self.learner_spec, self.scaler = s['data'], s.get('layers'), s['learner'], s.get('scaler')
 
 # %% ../nbs/12_config.ipynb #a1e7728a
@@ -666,13 +665,11 @@ def short(self:Config) -> dict:
 
 @patch
 def override(self:Config,
-    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None, contraction:str=None, # new values; None keeps the file's
-    **training # further parameters of the learner: clip, accumulate, precision, deterministic
+    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None, contraction:str=None # new values; None keeps the file's
 ) -> Config:
     "The same experiment with other numbers, in the short form"
     new = self.short()
     if epochs is not None: new.setdefault('learner', {})['epochs'] = check_int('epochs', epochs)
-    if training: new.setdefault('learner', {}).update(training)
     if batch_size is not None: new.setdefault('data', {})['batch_size'] = check_int('batch_size', batch_size)
     if seed is not None: new['seed'] = check_int('seed', seed, low=0)
     if device is not None: new['device'] = device

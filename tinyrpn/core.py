@@ -159,6 +159,7 @@ def replace_file(
     write, # called with the temporary path
 ):
     "Write a file beside its destination, flush it, then rename it: all of it or nothing"
+    if not isinstance(path, (str, os.PathLike)): raise ParameterError(f'path={_brief(path)}: the name of a file is needed')
     path = Path(path)
     if not path.name or '\0' in str(path): raise FileError(f'{str(path)!r} cannot be written: the name of a file is needed')
     temporary = path.with_name(f'.{path.stem[:40]}.{os.getpid()}-{threading.get_ident()}{path.suffix}')

@@ -32,8 +32,10 @@ def read_text(
     f, size = opened(path)
     with f:
         if size > most: raise FileError(f'{path} has {size:,} bytes; at most {most:,} are read of such a file')
-        try: return f.read(most + 1).decode('utf-8-sig')
+        try: text = f.read(most + 1).decode('utf-8-sig')
         except (OSError, UnicodeDecodeError) as e: raise FileError(f'{path} is not text in UTF-8: {e}') from e
+    if '\0' in text: raise FileError(f'{path} is not text in UTF-8: it holds zero bytes')
+    return text
 
 # %% ../nbs/00e_files.ipynb #c03d190d
 def plain_json(
@@ -84,7 +86,7 @@ def safetensors_header(
         if length > MOST_HEADER: raise FileError(f'{path}: a header of {length:,} bytes; at most {MOST_HEADER:,} are read')
         text = f.read(length)
     if text[:1] != b'{': raise FileError(f'{path} is not a safetensors file: it has no header')
-    header = plain_json(text, path, 10*MOST_TENSORS, deep=3)
+    header = plain_json(text, path, 5*MOST_TENSORS, deep=3)
     metadata = header.pop('__metadata__', {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()): raise FileError(f'{path}: the metadata of its header are not text')
     if len(header) > MOST_TENSORS: raise FileError(f'{path}: {len(header):,} tensors; at most {MOST_TENSORS:,} are read')

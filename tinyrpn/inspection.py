@@ -66,7 +66,7 @@ def _planned(report, config, training):
     return model
 
 def _text(metadata, key, report): # JSON in a header
-    try: return plain_json(metadata[key], key)
+    try: return plain_json(metadata.get(key, ''), key)
     except FileError as e: report.suspicious.append(str(e))
 
 def _odd_names(names): return [n for n in names if not n.isprintable() or len(n) > 200 or {*n} & {*'/\\:'} or '..' in n]

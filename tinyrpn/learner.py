@@ -7,8 +7,8 @@ __all__ = ['LOSSES', 'OPTIMIZERS', 'SCHEDULERS', 'METRICS', 'Prediction', 'PRECI
            'torch_part', 'make_optimizer', 'make_metric', 'History', 'Callback', 'length', 'ProgressBar', 'PrintEpochs',
            'DivergedError', 'KeepGood', 'WatchDomain', 'Learner', 'as_prediction']
 
-# %% ../nbs/11_learner.ipynb #512c030c
-import copy, csv, json, math, os, signal, tempfile, time, warnings
+# %% ../nbs/11_learner.ipynb #6aaa2a60
+import copy, csv, io, json, math, os, signal, tempfile, time, warnings
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from .core import *
 from .core import _brief, replace_file
 from .data import Batches, DataError
+from .files import plain_json, read_text
 from .processes import processes
 
 # %% ../nbs/11_learner.ipynb #71d47e41
@@ -138,12 +139,13 @@ def load(cls:History,
 ) -> History:
     "Read a history back"
     number = lambda s: int(s) if s.lstrip('-').isdigit() else float(s) if s else None
+    if not Path(path).exists(): raise FileError(f'{path}: there is no such file')
+    text = read_text(path, 2**26)
     try:
-        with open(path, newline='') as f:
-            if Path(path).suffix == '.json': return cls(**json.load(f))
-            return cls([{k:number(v) for k,v in r.items()} for r in csv.DictReader(f)])
-    except FileNotFoundError: raise FileError(f'{path}: there is no such file') from None
-    except (OSError, ValueError, TypeError) as e: raise FileError(f'{path} is not a history: {e}') from e
+        if Path(path).suffix == '.json': return cls(**plain_json(text, path, 2_000_000))
+        return cls([{k:number(v) for k,v in r.items()} for r in csv.DictReader(io.StringIO(text, newline=''))])
+    except FileError: raise
+    except (ValueError, TypeError, AttributeError, csv.Error) as e: raise FileError(f'{path} is not a history: {e}') from e
 
 # %% ../nbs/11_learner.ipynb #19b625cc
 class Callback:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from .core import *
-from .core import replace_file
+from .core import _brief, replace_file
 from .files import plain_json, safetensors_header
 from .function import *
 from .expansion import check_batch
@@ -42,6 +42,7 @@ class RPNHead(nn.Module):
         contraction:str='auto'): # 'auto' or 'dense'
         super().__init__()
         self.m, self.n, self.channels = check_int('m', m, high=MOST), check_int('n', n, high=MOST), check_int('channels', channels, high=MOST)
+        if not isinstance(bias, bool): raise ParameterError(f'bias={_brief(bias)}: True or False is needed')
         self.contraction, self.output = contraction, Functions(output)
         self.expansion = expansion
         self.reconciliation = copy.deepcopy(reconciliation) if getattr(reconciliation, '_size', None) else reconciliation # another head's matrices stay its own
@@ -126,6 +127,13 @@ def _as_scaler(s):
     check_params(InputScaler, s := s if isinstance(s, dict) else {'kind': s})
     return InputScaler(**s)
 
+def _listed(name, parts, needed):
+    "Modules in a list, or why they are none"
+    parts = list(parts) if hasattr(parts, '__iter__') and not isinstance(parts, str) else [parts]
+    for p in parts:
+        if not isinstance(p, nn.Module): raise ParameterError(f'{name}: found {_brief(p)}; a list of {needed} is needed')
+    return parts
+
 def _as_fusion(f):
     if getattr(f, 'kind', None) == 'fusion': return f
     name, params = (f.get('name'), {k: v for k, v in f.items() if k != 'name'}) if isinstance(f, dict) else (f, {})
@@ -140,7 +148,7 @@ class RPNLayer(_ManyHeads):
         fusion='average', # name, dict {'name': ..., parameters} or `Fusion`
         contraction:str=None): # 'auto' or 'dense' for all heads; None leaves them as they are
         super().__init__()
-        self.heads = nn.ModuleList(heads)
+        self.heads = nn.ModuleList(_listed('heads', heads, 'RPNHeads'))
         if not len(self.heads): raise ParameterError('heads=[]: a layer needs at least one head')
         for h in self.heads:
             if not hasattr(h, 'reconciliation'): raise ParameterError(f'heads: found a {type(h).__name__}; an RPNHead is needed')
@@ -211,7 +219,7 @@ class RPN(_ManyHeads):
         scaler=None): # what brings the inputs into the first layer's domain: 'standard', 'minmax', 'quantile', a dict {'kind': ...} or an `InputScaler`
         super().__init__()
         self.scaler = _as_scaler(scaler)
-        self.layers = nn.ModuleList(l if hasattr(l, 'heads') else RPNLayer([l]) for l in layers)
+        self.layers = nn.ModuleList(l if hasattr(l, 'heads') else RPNLayer([l]) for l in _listed('layers', layers, 'RPNLayers'))
         self.signature = Signature()
         if not len(self.layers): raise ParameterError('layers=[]: a model needs at least one layer')
         for i,(a,b) in enumerate(zip(self.layers, self.layers[1:])):
@@ -223,7 +231,7 @@ class RPN(_ManyHeads):
     def forward(self,
         x:torch.Tensor # (batch, m), or (batch, ...) with m numbers a sample
     ) -> torch.Tensor: # (batch, n) logits
-        x = x.flatten(1) if x.ndim > 2 else x
+        x = x.flatten(1) if getattr(x, 'ndim', 0) > 2 else x # what is no tensor is refused by the head
         if self.scaler is not None: x = self.scaler(x)
         for layer in self.layers: x = layer(x)
         return x
@@ -354,8 +362,8 @@ def _read_header(metadata, path):
     if 'config' not in metadata or 'format' not in metadata: raise FileError(f'{path} holds no tinyrpn model: its header has no configuration')
     if metadata['format'] != str(FORMAT): raise FileError(f'{path} has format version {metadata["format"][:30]!r}; this tinyrpn reads version {FORMAT}: a newer tinyrpn may have written it')
     config, signature = (plain_json(metadata.get(k, '{}'), f'{path}: {k}') for k in ('config', 'signature'))
-    try: return config, Signature(**signature)
-    except TypeError as e: raise FileError(f'{path}: its header is damaged: {e}') from e
+    if not isinstance(signature, dict) or {*signature} - {*Signature.__dataclass_fields__}: raise FileError(f'{path}: its header is damaged: the signature is no mapping of {", ".join(Signature.__dataclass_fields__)}')
+    return config, Signature(**signature)
 
 def import_plugins(
     plugins, # names of modules, such as ['my_module']

@@ -166,7 +166,7 @@ def whole_model(self:Learner):
     return model
 
 def open_run(
-    learner:Learner,
+    learner:Learner, # about to train
     checkpoint, # folder, `Checkpoints` or None
     resume:bool, # go on with what is there
     n_epochs, # how many more, with `resume` how many in all, None for as many as the run was begun with

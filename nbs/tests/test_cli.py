@@ -57,7 +57,7 @@ def test_same_seed_same_history(small):
 
 @pytest.mark.parametrize('args, message', [
     (['train', 'mnits'], "Did you mean 'mnist'?"), (['train', 'small.yaml', '--device', 'cuda:7'], 'Present:'), (['train', 'small.yaml', '--data', 'nowhere'], 'no such file or folder'),
-    (['train', 'small.yaml', '--lr', 'inf'], 'a positive number is needed'), (['train', 'small.yaml', '--epochs', 'two'], 'argument --epochs'), (['train', 'x'*300], 'no file of that name'), (['tran'], 'invalid choice'), (['predict', 'no.safetensors', 'x.png'], 'there is no such file'), (['train', 'small.yaml', '--data', 'tiny.npz'], 'takes m=784'),
+    (['train', 'small.yaml', '--lr', 'inf'], 'a positive number is needed'), (['train', 'small.yaml', '--epochs', 'two'], 'argument --epochs'), (['train', 'x'*300], 'no file of that name'), (['tran'], 'invalid choice'), (['predict', 'no.safetensors', 'x.png'], 'there is no such file'), (['train', 'small.yaml', '--data', 'tiny.npz', '--batch-size', '4'], 'takes m=784'),
     (['describe', 'mnits'], "Did you mean 'mnist'?"), (['describe', 'mnist', '--batch-size', '0'], 'batch_size=0'), (['train', 'small.yaml', '--contraction', 'fast'], 'invalid choice'), (['predict', 'mnist_dual_lph', 'x.png'], "Did you mean 'mnist_dual_lphm'?"), (['bench', '--out', 'nowhere/table.csv'], 'nowhere is no folder')])
 def test_a_mistake_is_one_line_and_status_2(small, args, message):
     x = np.zeros((4, 3, 3), np.uint8)
@@ -96,6 +96,8 @@ def test_own_images(small):
         for i in range(10):
             Path('pictures', c).mkdir(parents=True, exist_ok=True)
             Image.fromarray((rng.integers(0, 100, (28, 28)) + 155*(c == 'light')).astype(np.uint8)).save(f'pictures/{c}/{i}.png')
+    assert 'at most 16 is needed' in tinyrpn('train', small, '--data', 'pictures').stderr
+    Path(small).write_text(Path(small).read_text().replace('batch_size: 50', 'batch_size: 16'))
     assert 'the data have 2 classes and the model has n=10 outputs' in tinyrpn('train', small, '--data', 'pictures').stderr
     Path(small).write_text(Path(small).read_text().replace('[784, 10]', '[784, 2]'))
     run = tinyrpn('train', small, '--data', 'pictures', '--epochs', 3, '--device', 'cpu')

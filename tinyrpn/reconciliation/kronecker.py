@@ -6,8 +6,9 @@
 __all__ = ['LorrReconciliation', 'near_square', 'HmReconciliation', 'LphmReconciliation', 'DualLphmReconciliation',
            'DuplicatedPaddingReconciliation', 'DuplicatedDiagonalPaddingReconciliation']
 
-# %% ../../nbs/02a_kronecker.ipynb #1bcd8cb4
+# %% ../../nbs/02a_kronecker.ipynb #3a65ea41
 import math
+from functools import lru_cache
 import torch
 from ..core import *
 from ..expansion import Rule
@@ -42,7 +43,8 @@ class LorrReconciliation(_Factored):
         return (R.unsqueeze(2) @ A.mT).squeeze(2)
     def rule(self, kappa, n): return Rule(f'low rank of {kappa.rule.name}', f'{kappa.rule.why}; multiplied with {self.r} rows, then with a {n} x {self.r} matrix')
 
-# %% ../../nbs/02a_kronecker.ipynb #0d73c33e
+# %% ../../nbs/02a_kronecker.ipynb #4fb43ae1
+@lru_cache(maxsize=4096) # of a long prime it takes a while
 def near_square(
     k:int, # a positive number
 ) -> int:

@@ -1,0 +1,75 @@
+"Two processes train as one does; each test starts them with torchrun or by hand"
+import csv, os, signal, socket, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+
+RUN = '''
+name: together
+seed: 3
+data: {name: mnist_sample, batch_size: 100}
+model: {dims: [784, 12, 10], expansion: {name: identity, post: LayerNorm}}
+learner: {epochs: 1, optimizer: {name: AdamW, lr: 5.0e-3}, scheduler: {name: ExponentialLR, gamma: 0.8}, precision: float64}
+'''
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != 'linux', reason='gloo on Linux')]
+
+
+def launch(*args, processes=2, launcher='torch.distributed.run'):
+    how = ['--nproc-per-node', str(processes)] if launcher == 'torch.distributed.run' else ['--num_processes', str(processes), '--cpu', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
+    p = subprocess.run([sys.executable, '-m', launcher, *how, '-m', 'tinyrpn', *args], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert p.returncode == 0, p.stderr[-3000:]
+    return p
+
+
+def alone(*args):
+    p = subprocess.run([sys.executable, '-m', 'tinyrpn', *args], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert p.returncode == 0, p.stderr
+    return p
+
+
+def steps(folder):
+    from tinyrpn.checkpoint import Checkpoints
+    return Checkpoints(folder).newest()[1]['steps']
+
+
+def rows(folder): return [{k: float(v) for k, v in r.items() if k != 'seconds'} for r in csv.DictReader(Path(folder, 'history.csv').open())]
+
+
+@pytest.mark.parametrize('launcher, more', [('torch.distributed.run', []), ('torch.distributed.run', ['--sharded']), ('accelerate.commands.launch', []), ('torch.distributed.run', ['--accumulate', '3', '--clip', '0.5']), ('torch.distributed.run', ['--sharded', '--batch-size', '99', '--clip', '0.5'])], ids=['torchrun', 'sharded', 'accelerate', 'accumulated and clipped', 'sharded, uneven, clipped'])
+def test_two_processes_train_as_one(launcher, more):
+    Path('run.yaml').write_text(RUN)
+    args = ['train', 'run.yaml', '--device', 'cpu']
+    alone(*args, '--out', 'one', *[a for a in more if a != '--sharded'])
+    launch(*args, '--out', 'two', *more, launcher=launcher)
+    a, b = steps('one')[:20], steps('two')[:20]
+    worst = float((a[:, 2] - b[:, 2]).abs().max())
+    print(f'largest difference of a loss in 20 steps: {worst:.1e}')
+    assert a.shape == b.shape == (20, 5) and worst < 1e-6 and float((a[:, 3] - b[:, 3]).abs().max()) < 1e-6
+    for r, s in zip(rows('one'), rows('two')): assert r.keys() == s.keys() and all(abs(r[k] - s[k]) < 1e-6 for k in r)
+    assert sorted(p.name for p in Path('two').iterdir()) == sorted(p.name for p in Path('one').iterdir())
+
+
+def test_resumed_by_another_number_of_processes():
+    Path('run.yaml').write_text(RUN)
+    alone('train', 'run.yaml', '--device', 'cpu', '--epochs', '3', '--out', 'unbroken')
+    alone('train', 'run.yaml', '--device', 'cpu', '--epochs', '1', '--out', 'run')
+    said = launch('train', '--resume', 'run', '--epochs', '2', '--sharded')
+    assert 'processes was 1 and is 2' in said.stderr
+    alone('train', '--resume', 'run', '--epochs', '3')
+    assert float((steps('unbroken')[:, 2] - steps('run')[:, 2]).abs().max()) < 1e-6
+
+
+def test_a_killed_worker_ends_the_others():
+    "Without a launcher that would end them: the survivor sees it by itself"
+    Path('run.yaml').write_text(RUN.replace('epochs: 1', 'epochs: 10000'))
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    ps = [subprocess.Popen([sys.executable, '-m', 'tinyrpn', 'train', 'run.yaml', '--device', 'cpu', '--out', 'run'], env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}, stdout=subprocess.PIPE if r == 0 else subprocess.DEVNULL, stderr=subprocess.PIPE if r == 0 else subprocess.DEVNULL, text=True) for r in range(2)]
+    try:
+        while 'epoch   1/' not in ps[0].stdout.readline(): assert ps[0].poll() is None
+        ps[1].send_signal(signal.SIGKILL)
+        start = time.time()
+        _, err = ps[0].communicate(timeout=60)
+        assert ps[0].returncode == 2 and 'another process of this run has ended' in err.splitlines()[-1] and '--resume run' in err, err[-2000:]
+        print(f'the other ended after {time.time() - start:.1f} s')
+    finally: [p.kill() for p in ps]
