@@ -556,6 +556,8 @@ def check_numbers(section, path, *keys):
         if k in section:
             with place(f'{path}.{k}'): check_int(k, section[k])
 
+_TRAINING = 'clip', 'accumulate', 'precision', 'deterministic' # further parameters of the learner
+
 def short_sections(node):
     "A short file as (name, seed, device, data, layers, learner)"
     res = dict(name=node.take('name', default=None, kind=(str, type(None))), seed=node.take('seed', default=None, kind=(int, type(None))), device=node.take('device', default=None, kind=(str, type(None))))
@@ -563,13 +565,13 @@ def short_sections(node):
     res['data'] = read_data(Node({'name': data} if isinstance(data, str) else data, 'data')) if data else {}
     if node.has('model'): res['scaler'], res['layers'] = (model := node.child('model')).take('scaler', default=None, kind=(str, dict, type(None))), read_model(model)
     learner = node.child('learner')
-    res['learner'] = {k:learner.take(k) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics') if learner.has(k)}
+    res['learner'] = {k:learner.take(k) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics', *_TRAINING) if learner.has(k)}
     learner.done()
     for what in ('loss', 'optimizer', 'scheduler'):
         spec = res['learner'].get(what)
         if spec is not None:
             with place(f'learner.{what}'): check_torch_part(what, spec if isinstance(spec, dict) else {'name': spec})
-    check_numbers(res['learner'], 'learner', 'epochs')
+    check_numbers(res['learner'], 'learner', 'epochs', 'accumulate')
     node.done()
     return res
 
@@ -665,11 +667,13 @@ def short(self:Config) -> dict:
 
 @patch
 def override(self:Config,
-    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None, contraction:str=None # new values; None keeps the file's
+    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None, contraction:str=None, # new values; None keeps the file's
+    **training # further parameters of the learner: clip, accumulate, precision, deterministic
 ) -> Config:
     "The same experiment with other numbers, in the short form"
     new = self.short()
     if epochs is not None: new.setdefault('learner', {})['epochs'] = check_int('epochs', epochs)
+    if training: new.setdefault('learner', {}).update(training)
     if batch_size is not None: new.setdefault('data', {})['batch_size'] = check_int('batch_size', batch_size)
     if seed is not None: new['seed'] = check_int('seed', seed, low=0)
     if device is not None: new['device'] = device

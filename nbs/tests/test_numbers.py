@@ -59,28 +59,33 @@ def lengths(kappa, psi, x, w, n):
     return torch.einsum('pq,bq,s->bps', factor(P, Q), rows, (T if S is None else S.abs() @ T)[:, 0]).flatten(1)
 
 
+def expanded(kappa, x):
+    "kappa(x) in float64: exact where it is a polynomial, else of the numbers in float32, since what a spline rounds is not the rule's doing"
+    if kappa.name == 'extended_expansion': return torch.cat([expanded(e, x) for e in kappa.composition_functions], 1)
+    if kappa.name in ('identity_expansion', 'linear_expansion', 'taylor_expansion', 'nested_expansion'): return kappa.double()(x.double())
+    try: return kappa(x).double()
+    except RangeError: return kappa.double()(x.double()) # weights of 0 may meet what is too large: then float64 says what is right
+
 class Exact:
     "<kappa(x), psi(w)> in float64, and what an error may be"
     def __init__(self, kappa, psi, x, w, n):
         self.bare, norm, x, w = copy.deepcopy(kappa), kappa.post[0] if len(kappa.post) else None, x.detach(), w.detach()[0]
         self.bare.post, rule = Functions(None), contraction_rule(kappa, psi, x.shape[1], n).name
-        polynomial = all('taylor' in k or 'identity' in k or 'linear' in k for k in str(kappa.config()).split("'") if k.endswith('_expansion') and not k.startswith(('extended', 'nested')))
-        K = self.expanded(x, polynomial)
+        K = expanded(self.bare, x)
         D, psi = K.shape[1], copy.deepcopy(psi).double()
         mean, rstd = (0., 1.) if norm is None else (K.mean(1, keepdim=True), (K.var(1, correction=0, keepdim=True) + norm.eps).rsqrt())
         scale, shift = ((torch.ones(D), torch.zeros(D)) if norm is None or norm.weight is None else (norm.weight.detach(), norm.bias.detach()))
         scale, shift = scale.double(), shift.double()
         W, bar, most = psi(w.double(), n, D).detach(), magnitude(psi, w.double(), n, D).detach(), magnitude(psi, w.double().abs().clamp(min=1), n, D).detach().clamp(min=1)
-        sizes = K.abs() + abs(mean)
+        spread = K.abs().mean(1, keepdim=True)
+        middle = 0. if norm is None else abs(mean) + 2**-28*spread if kappa.lazy(x).structured else spread # sums in float64 round too; torch's own LayerNorm has the mean in float32
+        sizes = K.abs() + middle
         self.K, self.rstd, self.sizes = K, rstd, sizes
         self.value = ((K - mean)*rstd*scale + shift) @ W.T
-        sums = lengths(self.bare, psi, self.inner(x.double()), w.double(), n) + abs(mean)*bar.sum(1) if 'correlation' in rule else (sizes*scale.abs()) @ bar.T
+        sums = lengths(self.bare, psi, self.inner(x.double()), w.double(), n) + middle*bar.sum(1) if 'correlation' in rule else (sizes*scale.abs()) @ bar.T
         self.largest = ((sizes + 1)*scale.abs().clamp(min=1)) @ most.T # what small numbers are multiplied by at most
         self.on_the_way = (sizes.max() + 1)*scale.abs().max().clamp(min=1)*most.sum(1).max() # W x comes before u' (W x): the largest of each may meet
         self.error = C*EPS*(rstd*sums + shift.abs() @ bar.T) + TINY*(rstd*self.largest)
-    def expanded(self, x, polynomial):
-        try: return self.bare.double()(x.double()) if polynomial else self.bare(x).double() # what a spline rounds is not the rule's doing
-        except RangeError: return self.bare.double()(x.double()) # weights of 0 may meet what is too large: then float64 says what is right
     def inner(self, x): # what the last of nested expansions sees
         for e in list(getattr(self.bare, 'composition_functions', ()))[:-1]: x = e.double()(x)
         return x
