@@ -140,6 +140,7 @@ def wanted(args):
     more = {k: v for k in ('clip', 'accumulate', 'precision', 'deterministic') if (v := getattr(args, k)) is not None}
     return cfg.override(args.epochs, args.batch_size, args.lr, args.seed, args.device, args.contraction, **more), about
 
+# %% ../nbs/15_cli.ipynb #842eeca3
 def cmd_train(args) -> int:
     "`tinyrpn train`"
     from tinyrpn.processes import processes
@@ -181,6 +182,7 @@ def run(learner, cfg, folder, store, args, data) -> int:
     learner.crew.close()
     return 128 + (int(learner.stopping) if learner.stopping is not True else 2) if stopped else 0
 
+# %% ../nbs/15_cli.ipynb #f061321d
 def check_fit(model, signature):
     "Do the data fit the model? Say so before anything runs"
     m, n = math.prod(signature.shape), len(signature.classes)

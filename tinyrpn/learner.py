@@ -395,7 +395,8 @@ def train_step(self:Learner,
     if not count: raise ParameterError(f'data: the training loader gave an empty batch in epoch {self.epoch + 1}, step {self.step + 1}')
     if not self.group: self.optimizer.zero_grad(set_to_none=True)
     self.group += count
-    self._backward(loss, n, count)
+    try: self._backward(loss, n, count)
+    except RangeError as e: self._diverged(math.inf, e)
     if (self.step + 1) % self.accumulate == 0: self._update()
     return dict(loss=total if self._adds() else total/count, score=scores/count if self.metrics else None, lr=self.optimizer.param_groups[0]['lr'])
 

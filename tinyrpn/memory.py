@@ -206,6 +206,7 @@ def product(
     B:torch.Tensor, # (..., k, b)
 ) -> torch.Tensor: # (..., a, b)
     "A @ B, untouched by autocast, backwards too"
+    if A.dtype != B.dtype: return A @ B # one is rounded already, and autocast knows what to do
     if B.ndim == 2 < A.ndim: return product(A.flatten(0, -2), B).unflatten(0, A.shape[:-1]) # one large product
     if A.ndim == 2 < B.ndim: return product(B.mT, A.mT).mT
     plain = A.device.type == 'meta' or steps_aside() or not torch.is_grad_enabled() or not (A.requires_grad or B.requires_grad)

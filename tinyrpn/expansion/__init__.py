@@ -187,7 +187,7 @@ class LazyLayerNorm(Lazy):
         res = ((wide(inner) - mean*wide(mass))*rstd).to(self.x.dtype)
         return res if shifted is None else res + shifted.to(self.x.dtype)
     def bilinear(self, Q, T):
-        grid = lambda v: Q @ v.view(Q.shape[2], T.shape[2]) @ T.mT # sum over K = v
+        grid = lambda v: product(product(Q, v.view(Q.shape[2], T.shape[2])), T.mT) # sum over K = v
         mass = Q.sum(2)[:, :, None]*T.sum(2)[:, None] if self.norm.weight is None else grid(self.norm.weight)
         mean, rstd = (s[:, None, None, None] for s in self.stats(self.kappa.total(), self.kappa.total_sq()))
         res = ((wide(self.kappa.bilinear(Q, T)) - mean*wide(mass))*rstd).to(self.x.dtype)
