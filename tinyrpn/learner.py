@@ -264,6 +264,7 @@ class Learner:
         if not isinstance(model, nn.Module): raise ParameterError(f"model={_brief(model)}: a torch module is needed, such as RPN.from_config('mnist')")
         self.crew = processes(device, sharded)
         self.model, self.device = model, self.crew.device or pick_device(device)
+        self.crew.device = self.device # whose dice are kept, too
         self.clip, self.accumulate, self.deterministic = None if clip is None else check_number('clip', clip, positive=True), check_int('accumulate', accumulate), deterministic
         if precision not in (None, *PRECISIONS): raise ParameterError(f'precision={precision!r}: {", ".join(PRECISIONS)} or None is needed')
         self.precision = precision

@@ -29,8 +29,9 @@ class Alone:
     def throw(self, dice): restore_random_state(dice); _throw_device(self.device, dice.get('device'))
 
 def _of(device): return torch.get_device_module(device) if device is not None and torch.device(device).type != 'cpu' else None
-def _device_dice(device): return _of(device).get_rng_state() if _of(device) else None
-def _throw_device(device, state): _of(device).set_rng_state(state) if _of(device) and state is not None else None
+def _which(device): return (device,) if torch.device(device).type == 'cuda' else () # Apple's has one only
+def _device_dice(device): return _of(device).get_rng_state(*_which(device)) if _of(device) else None
+def _throw_device(device, state): _of(device).set_rng_state(state.cpu(), *_which(device)) if _of(device) and state is not None else None
 
 # %% ../nbs/10b_processes.ipynb #4bce1762
 class Together(Alone):

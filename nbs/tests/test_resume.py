@@ -57,7 +57,7 @@ def kill_once(folder, rng, while_writing):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
-def test_twenty_kills_leave_no_trace():
+def test_twenty_kills_leave_no_trace(capsys):
     rng, kills, in_writing = random.Random(0), 0, 0
     Path('run.yaml').write_text(RUN); Path('slowed.py').write_text(SLOWED)
     assert tinyrpn('train', 'run.yaml', '--device', 'cpu', '--out', 'unbroken', '--checkpoint', 'never').returncode == 0
@@ -68,7 +68,7 @@ def test_twenty_kills_leave_no_trace():
         assert done.returncode == 0, done.stderr
         assert same('unbroken', folder), f'kill {i}: other weights'
         assert not half_written(folder)
-    print(f'{kills} killed, {in_writing} of them in the middle of writing; 20 of 20 equal to the bit')
+    with capsys.disabled(): print(f'\n{kills} killed, {in_writing} of them in the middle of writing; 20 of 20 equal to the bit')
     assert kills >= 18 and in_writing >= 3
 
 
