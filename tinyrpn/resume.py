@@ -54,10 +54,10 @@ def load_state(self:Learner,
     if hasattr(self.model, 'reset_outside'): self.model.reset_outside()
     if 'optimizer' not in anew: self._load_optimizer(state)
     if self.scheduler is not None and not {'optimizer', 'scheduler'} & {*anew} and state['scheduler'] is not None: self.scheduler.load_state_dict(state['scheduler'])
-    self.epoch, self.done, self.sums, self.order = state['epoch'], state['done'], list(state['sums']), state['order']
+    self.epoch, self.done, self.sums, self.order = check_int('epoch', state['epoch'], 0), check_int('done', state['done'], 0), [float(v) for v in state['sums']], state['order']
     for k, kept in state['metrics'].items():
         if k in self.metrics: _load_metric(self.metrics[k], kept, self.crew)
-    self.history.rows, self.history.steps = state['rows'], _unpack_steps(state['steps'])
+    self.history.rows, self.history.steps = [dict(r) for r in state['rows']], _unpack_steps(state['steps'])
     for name, kept in state['callbacks']:
         for c in self.callbacks:
             if type(c).__name__ == name: c.load_state(self, kept)
@@ -190,16 +190,24 @@ def _run_of(store):
     try: return read_about(store.files()[-1])['run']
     except (IndexError, KeyError, FileError): return None
 
+def _put_in_place(learner, state, about):
+    "Load the state; returns what differs from the run that it was"
+    said, anew = differences(about, learner.about())
+    if 'optimizer' not in anew:
+        said += [f'{k} of the optimizer was {old[k]} and is {new[k]}: the new value is used from here on' for new, old in zip(learner.born, state['born']) for k in new if k in old and old[k] != new[k] and k != 'initial_lr']
+    learner.load_state(state, anew)
+    return said
+
 def _take_up(learner, store, total):
     "Go on with the newest checkpoint that is whole; returns the number of epochs in all"
     path, state, about = (found := store.newest() if learner.crew.main else None) or (None, None, None)
     if not learner.crew.main or learner.crew.world > 1: path = Path(learner.crew.agree(str(path)))
     if not found: state, about = read_state(path)
-    said, anew = differences(about, learner.about())
-    said += [f'{k} of the optimizer was {old[k]} and is {new[k]}: the new value is used from here on' for new, old in zip(learner.born, state['born']) for k in new if k in old and old[k] != new[k] and k != 'initial_lr'] if 'optimizer' not in anew else []
-    learner.load_state(state, anew)
-    learner.run_id, learner.kept = about['run'], (learner.epoch, learner.done)
-    total = total or about['n_epochs']
+    try: said = _put_in_place(learner, state, about)
+    except TinyRPNError: raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e: raise FileError(f'{path}: the state in it cannot be taken up: {type(e).__name__}: {e}') from e
+    learner.run_id, learner.kept = str(about.get('run')), (learner.epoch, learner.done)
+    total = total or check_int('n_epochs', about.get('n_epochs'))
     if said: warnings.warn(f'{store.run} does not go on as the run that it was: ' + '; '.join(said), stacklevel=3)
     if learner.epoch >= total: warnings.warn(f'{store.run} is finished: {learner.epoch} of {total} epochs are done; ask for more epochs to go on', stacklevel=3)
     return total
