@@ -190,6 +190,7 @@ def _run_of(store):
     try: return read_about(store.files()[-1])['run']
     except (IndexError, KeyError, FileError): return None
 
+# %% ../nbs/11a_resume.ipynb #94c2a49b
 def _put_in_place(learner, state, about):
     "Load the state; returns what differs from the run that it was"
     said, anew = differences(about, learner.about())
