@@ -39,14 +39,14 @@ class Watch:
         self.before, self.refused, self.accepted, self.slowest = peak(anew=True), 0, 0, 0.
 
     def __call__(self, action):
-        start = time.thread_time()
+        start = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             try: action(); self.accepted += 1
             except TinyRPNError as e:
                 self.refused += 1
                 assert (said := str(e)).isprintable() and len(said) < 600
-        self.slowest = max(self.slowest, time.thread_time() - start)
+        self.slowest = max(self.slowest, time.process_time() - start)
         assert self.slowest < SECONDS, f'{self.slowest:.1f} s'
         assert peak() - self.before < BYTES, f'{(peak() - self.before)/2**20:.0f} MB'
 

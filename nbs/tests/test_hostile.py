@@ -235,11 +235,11 @@ def one_refusal(message):
 def watched(action):
     "What the action raised, and its seconds of computing; nothing may have been run"
     events.clear(); watching[0] = True
-    start, error = time.thread_time(), None
+    start, error = time.process_time(), None
     try: action()
     except Exception as e: error = e
     finally: watching[0] = False
-    return error, time.thread_time() - start
+    return error, time.process_time() - start
 
 
 @pytest.mark.parametrize('name', CASES)
