@@ -13,6 +13,7 @@ __all__ = ['one_line', 'TinyRPNError', 'ParameterError', 'ShapeError', 'UnknownN
 import difflib, errno, importlib, inspect, math, operator, os, pkgutil, random, sys, threading, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 import psutil
 from fastcore.basics import camel2snake, patch
@@ -209,12 +210,15 @@ class Component:
             entries[key] = cls
 
 # %% ../nbs/00_core.ipynb #1c20b1b0
+@lru_cache(1024)
+def _signature(init): return inspect.signature(init) # asked for once a component of every head
+
 def constructor_params(
     cls, # a component class
 ) -> dict: # name -> inspect.Parameter
     "The constructor's parameters, `self` and catch-alls left out"
     skip = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
-    return {k:p for k,p in inspect.signature(cls.__init__).parameters.items() if k != 'self' and p.kind not in skip}
+    return {k:p for k,p in _signature(cls.__init__).parameters.items() if k != 'self' and p.kind not in skip}
 
 @patch
 def settings(self:Component) -> dict: # name -> value

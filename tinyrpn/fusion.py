@@ -116,6 +116,7 @@ def xavier_(
     p:torch.Tensor, # a matrix, or a vector taken as a matrix of one row
 ) -> torch.Tensor: # p, filled in place
     "Uniform within sqrt(6 / (rows + columns)), the reference's initialisation"
+    if p.is_meta: return p # a plan has no numbers, and torch takes its time to draw none
     rows, columns = p.shape if p.ndim == 2 else (1, p.numel())
     with torch.no_grad(): return p.uniform_(-(bound := math.sqrt(6/(rows + columns))), bound)
 
