@@ -61,6 +61,17 @@ def test_kronecker_products_are_torchs(p, q, s, t, r, seed):
         assert psi.numel(p*s, q*t) == len(w)
         torch.testing.assert_close(psi(w, p*s, q*t), oracle)
 
+@pytest.mark.parametrize('norm', NORMS[:3])
+@pytest.mark.parametrize('q', [None, 2, 4, 5])
+def test_a_batch_of_no_samples(q, norm):
+    "Not every version of torch transforms an empty batch"
+    kappa, psi = with_norm(TaylorExpansion(2), 4, norm), DualLphmReconciliation(q=q, r=1)
+    x, w = torch.empty(0, 4).requires_grad_(), torch.randn(1, psi.numel(6, 20)).requires_grad_()
+    for graph in (False, True):
+        out = contract(kappa, psi, x, w, 6)
+        dx, dw = torch.autograd.grad(out.sum(), (x, w), create_graph=graph, materialize_grads=True)
+        assert out.shape == (0, 6) and dx.shape == (0, 4) and dw.shape == w.shape and not dw.any()
+
 def digits(): arrays, signature, _ = read_sample(); return (torch.tensor(arrays[2][:64]).flatten(1)/255 - signature.mean)/signature.std
 
 @pytest.mark.parametrize('inputs', ['digits', 'noise'])

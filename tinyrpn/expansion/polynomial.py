@@ -124,9 +124,17 @@ def _rest(k):
 
 def _lags(x, T):
     "Spectra of x (B, 1, f) and T (C t, f), and the correlations of each pair (B, C t, N)"
-    N = 1 << (2*x.shape[1] - 1).bit_length() if torch.compiler.is_exporting() else _fast_length(2*x.shape[1]) # ONNX Runtime is slow and less exact with other lengths
-    X, F = torch.fft.rfft(x.unsqueeze(1), N), torch.fft.rfft(T.flatten(0, 1), N)
-    return X, F, torch.fft.irfft(X*F.conj(), N)
+    if torch.compiler.is_exporting(): return _graph_lags(x, T)
+    N = _fast_length(2*x.shape[1])
+    F = torch.fft.rfft(T.flatten(0, 1), N)
+    X = torch.fft.rfft(x.unsqueeze(1), N) if len(x) else F.new_zeros(0, 1, N//2 + 1) # torch 2.14 transforms no empty batch
+    return X, F, torch.fft.irfft(X*F.conj(), N) if len(x) else x.new_zeros(0, len(F), N)
+
+def _graph_lags(x, T):
+    "The same in a graph, which cannot ask for the size of the batch: a row of zeros keeps it from being empty"
+    N = 1 << (2*x.shape[1] - 1).bit_length() # ONNX Runtime is slow and less exact with other lengths
+    X, F = torch.fft.rfft(pad(x, (0, 0, 0, 1)).unsqueeze(1), N), torch.fft.rfft(T.flatten(0, 1), N)
+    return X, F, torch.fft.irfft(X*F.conj(), N)[:-1]
 
 def _rows_times(u, c):
     "K T' (B, C t, m) from the correlations: lags 0 to m-1, and -m to -1 at the end"
@@ -161,6 +169,7 @@ class Correlation(torch.autograd.Function):
         inputs, needs = ctx.saved_tensors, ctx.needs_input_grad
         x, u, Q, T = inputs
         if torch.is_grad_enabled(): return *differentiable(_correlate, inputs, needs, G),
+        if not len(x): return *(torch.zeros_like(t) if need else None for t, need in zip(inputs, needs)),
         with no_autocast(G.device): parts = [_uncorrelate(G[b], x[b], u[b], Q, T, needs, ctx.kept[i] if ctx.kept else None) for i, b in enumerate(_few(x, T))]
         return *(how(d) if need else None for how, d, need in zip((torch.cat, torch.cat, sum, sum), zip(*parts), needs)),
 
