@@ -145,6 +145,14 @@ def check_fits(
 _WHY = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up', errno.EROFS: 'the disk is read-only', errno.ENOTDIR: 'there is a file where a folder should be', errno.EISDIR: 'it is a folder',
         **dict.fromkeys((errno.EACCES, errno.EPERM), 'permission denied; the folder and the file must be writable')}
 
+def path_exists(
+    path, # of a file or folder
+) -> bool:
+    "Whether there is one; a path that cannot even be looked up is a `FileError`"
+    try: return bool(os.stat(os.fspath(path)))
+    except (FileNotFoundError, NotADirectoryError): return False
+    except (OSError, ValueError, TypeError) as e: raise FileError(f'{one_line(path, 100)} cannot be looked up: {getattr(e, "strerror", None) or e}; the path of a file or folder is needed') from e
+
 def _flush(path):
     "Wait until the disk has a file, or the names in a folder; some platforms cannot flush folders"
     folder = path.is_dir()
@@ -337,4 +345,6 @@ def restore_random_state(
 ):
     "Put the random states back"
     import numpy, torch
+    name, key, place, *_ = state['numpy'] # NumPy does not look
+    if name != 'MT19937' or key.shape != (624,) or key.dtype != numpy.uint32 or not 0 <= place <= 624: raise ParameterError("the random state of NumPy: ('MT19937', 624 numbers, a place among them, ...) is needed")
     random.setstate(state['python']); numpy.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])

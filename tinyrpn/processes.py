@@ -6,7 +6,7 @@
 __all__ = ['Alone', 'Together', 'processes']
 
 # %% ../nbs/10b_processes.ipynb #77b93a33
-import os
+import os, warnings
 from contextlib import nullcontext
 import torch
 from .core import *
@@ -20,6 +20,7 @@ class Alone:
     def part(self, x, y): return x, y, len(y) # this process's part of a batch, and its number of samples
     def total(self, *numbers): return numbers # their sums over all processes
     def agree(self, value): return value # the main process's value
+    def everyones(self, value): return [value] # the values of all processes, in order
     def whole(self, tensor): return tensor # of which each process may hold a part
     def like(self, tensor, mine): return tensor # the part of it that belongs where `mine` is
     def first(self): return nullcontext() # the main process before the others
@@ -34,6 +35,8 @@ def _device_dice(device): return _of(device).get_rng_state(*_which(device)) if _
 def _throw_device(device, state): _of(device).set_rng_state(state.cpu(), *_which(device)) if _of(device) and state is not None else None
 
 # %% ../nbs/10b_processes.ipynb #4bce1762
+_BATCH_NORM = "BatchNorm takes its means over each process's part of a batch: the losses are not those of one process, and the main process's running means are kept; LayerNorm makes no such difference"
+
 class Together(Alone):
     "The processes that `accelerate launch` or `torchrun` started"
     def __init__(self,
@@ -45,6 +48,7 @@ class Together(Alone):
         self.device = torch.device('cpu') if self.accelerator.device.type == 'cpu' else self.accelerator.device
 
     def spread(self, model):
+        if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()): warnings.warn(_BATCH_NORM, stacklevel=2)
         if not self.sharded: return self.accelerator.prepare_model(model)
         if not any(hasattr(p, 'full_tensor') for p in model.parameters()): self._shard(model)
         return model
@@ -52,6 +56,7 @@ class Together(Alone):
     def _shard(self, model):
         from torch.distributed.fsdp import fully_shard
         mesh = torch.distributed.device_mesh.init_device_mesh(self.device.type, (self.world,))
+        for t in (*model.parameters(), *model.buffers()): torch.distributed.broadcast(t.detach(), 0) # begin alike, as data-parallel copies do
         for layer in getattr(model, 'layers', []): fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
@@ -60,7 +65,7 @@ class Together(Alone):
         mine = slice(self.rank, None, self.world) if n else slice(0, 1)
         return x[mine], y[mine], n
 
-    def total(self, *numbers): return self.accelerator.reduce(torch.tensor(numbers, dtype=torch.float64), 'sum').tolist()
+    def total(self, *numbers): return self.accelerator.reduce(torch.tensor(numbers, dtype=torch.float64, device=self.device), 'sum').tolist()
     def whole(self, tensor): return tensor.full_tensor() if hasattr(tensor, 'full_tensor') else tensor
     def first(self): return self.accelerator.main_process_first()
     def close(self): self.accelerator.end_training() # and leaves the group
@@ -74,8 +79,11 @@ class Together(Alone):
         broadcast_object_list(box := [value])
         return box[0]
 
+    def everyones(self, value):
+        from accelerate.utils import gather_object
+        return gather_object([value])
+
     def same_dice(self):
-        from accelerate.utils import synchronize_rng_states
         self.throw({**self.agree(random_state()), 'device': None})
         return self.dice()
 
@@ -85,6 +93,8 @@ def processes(
     sharded:bool=False, # each process holds a part of the weights
 ) -> Alone:
     "The crew of this process"
-    if int(os.environ.get('WORLD_SIZE') or 1) > 1: return Together(device, sharded)
+    world = os.environ.get('WORLD_SIZE') or '1'
+    if not (world.isascii() and world.isdigit()): raise ParameterError(f'WORLD_SIZE={one_line(world, 40)!r}: the number of processes is needed, as a launcher sets it')
+    if int(world) > 1: return Together(device, sharded)
     if sharded: raise ParameterError('sharded=True: several processes are needed; start them with accelerate launch or torchrun')
     return Alone()

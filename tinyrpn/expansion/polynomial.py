@@ -151,6 +151,7 @@ def _few(x, T):
     step = max(1, CACHE//(2*x.shape[1]*T.shape[0]*T.shape[1]))
     return [slice(i, i + step) for i in range(0, max(len(x), 1), step)]
 
+# %% ../../nbs/01a_polynomial.ipynb #9c73e637
 class Correlation(torch.autograd.Function):
     "x (B, m), u (B, m+1), Q (C, a, m), T (C, t, m+1) -> Q K T' (B, C, a, t), with K = u (x) x read as m rows"
     @staticmethod
