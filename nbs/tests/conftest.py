@@ -11,6 +11,19 @@ def pytest_collection_modifyitems(config, items):
         if 'slow' in item.keywords: item.add_marker(pytest.mark.skip(reason='slow; use --slow'))
 
 
+@pytest.fixture
+def tell(request):
+    "Say a line at the end of the run, whichever process the test ran in"
+    return lambda line: request.node.user_properties.append(('said', line))
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [r for kind in terminalreporter.stats.values() for r in kind if getattr(r, 'when', None) == 'call']
+    if said := [line for r in reports for key, line in r.user_properties if key == 'said']:
+        terminalreporter.section('what the tests have counted and measured')
+        for line in said: terminalreporter.write_line(line)
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     "Each test in an empty folder, with an empty cache, and with every download refused"

@@ -37,7 +37,7 @@ class Watch:
     "Counts what happened over the examples of one test, and holds each to its limits"
     def __init__(self):
         load_config('mnist'); names()
-        gc.collect(); gc.freeze() # what earlier tests have left is not looked through again on these tests' time
+        gc.unfreeze(); gc.collect(); gc.freeze() # what earlier tests have left is not looked through again on these tests' time
         self.before, self.refused, self.accepted, self.slowest = peak(anew=True), 0, 0, 0.
 
     def __call__(self, action):
@@ -52,9 +52,9 @@ class Watch:
         assert self.slowest < SECONDS, f'{self.slowest:.1f} s'
         assert peak() - self.before < BYTES, f'{(peak() - self.before)/2**20:.0f} MB'
 
-    def report(self, what, capsys):
+    def report(self, what, tell):
         gc.unfreeze()
-        with capsys.disabled(): print(f'\n{what}: {self.refused + self.accepted} examples, {self.refused} refused, {self.accepted} accepted, {self.slowest:.2f} s at most, {(peak() - self.before)/2**20:.0f} MB more')
+        tell(f'{what}: {self.refused + self.accepted} examples, {self.refused} refused, {self.accepted} accepted, {self.slowest:.2f} s at most, {(peak() - self.before)/2**20:.0f} MB more')
         assert self.refused + self.accepted >= 2000 and self.refused > 200 and self.accepted > 0
 
 
@@ -96,12 +96,12 @@ def plan(config):
     config.short(); repr(config)
 
 
-def test_structured_configs(capsys):
+def test_structured_configs(tell):
     watch = Watch()
     @MUCH
     @given(CONFIGS)
     def check(raw): watch(lambda: plan(Config(raw)))
-    check(); watch.report('configs', capsys)
+    check(); watch.report('configs', tell)
 
 
 PIECES = st.sampled_from(['*a', '&a ', '<<: *a', '!!python/object/apply:os.system ', '!!binary ', '!x ', '[', ']', '{', '}', ': ', '- ', '\n', '  ', '"', "'", '|\n', '>\n', '? ', '--- ', '...\n', '%YAML 1.1\n', '\t', '\0', '\x1b', '1e999', '.nan', '-.inf', '0x', '1:2:3.4', '2001-01-01', '~', 'yes', '9'*5000, 'x'*20000, '['*60, '\ud800', '\ufeff', 'é', '#', '@', '`', '\\e'])
@@ -114,21 +114,21 @@ def edited(text, edits):
     return text
 
 
-def test_mutated_yaml(capsys, tmp_path):
+def test_mutated_yaml(tell, tmp_path):
     watch, path = Watch(), tmp_path/'c.yaml'
     @MUCH
     @given(st.sampled_from(TEXTS), EDITS)
     def check(text, edits):
         path.write_bytes(edited(text, edits).encode('utf-8', 'surrogatepass'))
         watch(lambda: plan(load_config(path)))
-    check(); watch.report('mutated YAML', capsys)
+    check(); watch.report('mutated YAML', tell)
 
 
 @pytest.mark.parametrize('text', [*TEXTS, '[1, {a: b}, [c]]', 'a: 1'])
 def test_the_reader_agrees_with_the_safe_loader(text): assert read_yaml(text, 'text') == yaml.safe_load(text)
 
 
-def test_random_values_are_read_as_they_were_written(capsys):
+def test_random_values_are_read_as_they_were_written():
     "What the safe dumper writes, the reader reads, if it does not refuse it"
     watch = Watch()
     @settings(MUCH, max_examples=300)
@@ -171,14 +171,14 @@ def loaded(path):
     RPN.load(path)(torch.rand(2, 3))
 
 
-def test_mutated_bytes(capsys, tmp_path):
+def test_mutated_bytes(tell, tmp_path):
     watch, path = Watch(), tmp_path/'m.safetensors'
     @MUCH
     @given(CHANGES)
     def check(changes):
         path.write_bytes(changed(GOOD, changes))
         watch(lambda: loaded(path))
-    check(); watch.report('mutated safetensors', capsys)
+    check(); watch.report('mutated safetensors', tell)
 
 
 JSONS = st.recursive(st.one_of(st.none(), st.booleans(), SIZES, st.floats(allow_nan=False), st.sampled_from(['F32', 'F64', 'BOOL', 'I64', 'F4', 'dtype', '1']), NAMES, st.text(max_size=6)), lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.one_of(KEYS, st.sampled_from(['dtype', 'shape', 'data_offsets']), st.text(max_size=3)), inner, max_size=4)), max_leaves=8)
@@ -206,7 +206,7 @@ def put(header, way, value, deeper):
     elif isinstance(header.get(way[0]), dict): header[way[0]][way[1]] = value if way[0] != '__metadata__' else json.dumps(value)
 
 
-def test_mutated_headers(capsys, tmp_path):
+def test_mutated_headers(tell, tmp_path):
     watch, path, length = Watch(), tmp_path/'m.safetensors', int.from_bytes(GOOD[:8], 'little')
     @MUCH
     @given(TARGETS, JSONS, st.lists(st.integers(0, 70), max_size=7))
@@ -216,4 +216,4 @@ def test_mutated_headers(capsys, tmp_path):
         text = json.dumps(header).encode()
         path.write_bytes(len(text).to_bytes(8, 'little') + text + GOOD[8 + length:])
         watch(lambda: loaded(path))
-    check(); watch.report('mutated headers', capsys)
+    check(); watch.report('mutated headers', tell)

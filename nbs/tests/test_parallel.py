@@ -36,14 +36,14 @@ def rows(folder): return [{k: float(v) for k, v in r.items() if k != 'seconds'} 
 
 
 @pytest.mark.parametrize('launcher, more', [('torch.distributed.run', []), ('torch.distributed.run', ['--sharded']), ('accelerate.commands.launch', []), ('torch.distributed.run', ['--accumulate', '3', '--clip', '0.5']), ('torch.distributed.run', ['--sharded', '--batch-size', '99', '--clip', '0.5'])], ids=['torchrun', 'sharded', 'accelerate', 'accumulated and clipped', 'sharded, uneven, clipped'])
-def test_two_processes_train_as_one(launcher, more, capsys):
+def test_two_processes_train_as_one(launcher, more, tell):
     Path('run.yaml').write_text(RUN)
     args = ['train', 'run.yaml', '--device', 'cpu']
     alone(*args, '--out', 'one', *[a for a in more if a != '--sharded'])
     launch(*args, '--out', 'two', *more, launcher=launcher)
     a, b = steps('one')[:20], steps('two')[:20]
     worst = float((a[:, 2] - b[:, 2]).abs().max())
-    with capsys.disabled(): print(f'\nlargest difference of a loss in 20 steps: {worst:.1e}')
+    tell(f'largest difference of a loss in 20 steps: {worst:.1e}')
     assert a.shape == b.shape == (20, 5) and worst < 1e-6 and float((a[:, 3] - b[:, 3]).abs().max()) < 1e-6
     for r, s in zip(rows('one'), rows('two')): assert r.keys() == s.keys() and all(abs(r[k] - s[k]) < 1e-6 for k in r)
     assert sorted(p.name for p in Path('two').iterdir()) == sorted(p.name for p in Path('one').iterdir())
@@ -59,7 +59,7 @@ def test_resumed_by_another_number_of_processes():
     assert float((steps('unbroken')[:, 2] - steps('run')[:, 2]).abs().max()) < 1e-6
 
 
-def test_a_killed_worker_ends_the_others(capsys):
+def test_a_killed_worker_ends_the_others(tell):
     "Without a launcher that would end them: the survivor sees it by itself"
     Path('run.yaml').write_text(RUN.replace('epochs: 1', 'epochs: 10000'))
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
@@ -71,5 +71,5 @@ def test_a_killed_worker_ends_the_others(capsys):
         start = time.time()
         _, err = ps[0].communicate(timeout=60)
         assert ps[0].returncode == 2 and 'another process of this run has ended' in err.splitlines()[-1] and '--resume run' in err, err[-2000:]
-        with capsys.disabled(): print(f'\nthe other ended after {time.time() - start:.1f} s')
+        tell(f'the other ended after {time.time() - start:.1f} s')
     finally: [p.kill() for p in ps]

@@ -165,7 +165,7 @@ def dist(tmp_path_factory):
     if given := os.environ.get('TINYRPN_DIST'): return root/given
     if missing := [m for m in ('build', 'setuptools', 'wheel') if importlib.util.find_spec(m) is None]: pytest.skip(f'building needs {", ".join(missing)}')
     copy, out = tmp_path_factory.mktemp('tree')/'tinyrpn', tmp_path_factory.mktemp('dist')
-    shutil.copytree(root, copy, ignore=shutil.ignore_patterns('.git', 'build', 'dist', '*.egg-info', '__pycache__', '_docs', '_proc', 'runs', '.hypothesis', '.pytest_cache', '.benchmarks'))
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns('.git', '.venv', 'build', 'dist', '*.egg-info', '__pycache__', '_docs', '_proc', 'runs', '.hypothesis', '.pytest_cache', '.benchmarks'))
     for litter in ('runs/x/model.safetensors', 'tinyrpn/.ipynb_checkpoints/core-checkpoint.py', 'tinyrpn/__pycache__/core.cpython-311.pyc', 'tinyrpn/assets/__pycache__/x.pyc', 'data/MNIST/raw/train-images-idx3-ubyte', '.env', 'nbs/.ipynb_checkpoints/a.ipynb', 'tests/test_x.py'):
         (copy/litter).parent.mkdir(parents=True, exist_ok=True); (copy/litter).write_text('litter')
     done = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, copy], capture_output=True, text=True, cwd=out)
