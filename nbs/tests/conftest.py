@@ -1,4 +1,6 @@
 "What all tests share: a --slow option, no network, and a folder of their own"
+from collections import Counter
+
 import pytest
 
 
@@ -18,8 +20,9 @@ def tell(request):
 
 
 def pytest_terminal_summary(terminalreporter):
-    reports = [r for kind in terminalreporter.stats.values() for r in kind if getattr(r, 'when', None) == 'call']
-    if said := [line for r in reports for key, line in r.user_properties if key == 'said']:
+    properties = [p for kind in terminalreporter.stats.values() for r in kind if getattr(r, 'when', None) == 'call' for p in (r.user_properties if r.passed else [])]
+    counts = Counter(what for key, what in properties if key == 'counted')
+    if said := [f'{n} {what}' for what, n in counts.items()] + [line for key, line in properties if key == 'said']:
         terminalreporter.section('what the tests have counted and measured')
         for line in said: terminalreporter.write_line(line)
 
