@@ -8,19 +8,34 @@ __all__ = ['FILES', 'MEMBERS', 'PIXELS', 'SAMPLE', 'DataError', 'MissingDataErro
            'plain_image', 'read_folder', 'cache_dir', 'read_sample', 'load_data', 'image_batch']
 
 # %% ../nbs/10_data.ipynb #50368ac4
-import gzip, hashlib, math, os, time, warnings, zipfile, zlib
+import hashlib, io, math, os, time, warnings, zlib
 from collections import Counter
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 import numpy as np
 import torch
 from .core import *
 from .core import _brief, replace_file
+from .files import array_header, opened, opened_zip, read_bytes
 from .model import Signature
 
 # %% ../nbs/10_data.ipynb #61abede7
 class DataError(TinyRPNError, ValueError): "A data file holds something else than it should"
 class MissingDataError(TinyRPNError, FileNotFoundError): "The data are not where they were looked for"
+
+@contextmanager
+def _reading(
+    path, # of a file
+    refused, # what is said of a file that cannot be read
+):
+    "A file that is missing is a `MissingDataError` in this block, and whatever else is wrong with it a `DataError`"
+    try: yield
+    except FileError as e:
+        if isinstance(e.__cause__, FileNotFoundError): raise MissingDataError(f'{path}: there is no such file') from None
+        raise DataError(f'{e}') from e
+    except TinyRPNError: raise
+    except Exception as e: raise DataError(f'{path} {refused}: {getattr(e, "strerror", None) or one_line(e, 300) or type(e).__name__}') from e # zlib and Pillow raise many kinds
 
 # %% ../nbs/10_data.ipynb #ed0b293d
 class Batches:
@@ -66,10 +81,20 @@ def check_samples(
     if x.dtype != np.uint8 and x.dtype.kind != 'f': raise DataError(f'{name} is {str(x.dtype)[:100]}; uint8 pixels or floating-point numbers are needed: {_INSTEAD.get(x.dtype.kind, "convert it")}')
     if x.ndim < 2 or not math.prod(x.shape[1:]): raise DataError(f'{name} has shape {x.shape}; (N, ...) is needed, with at least one number a sample')
     if not len(x): raise DataError(f'{name}: the set is empty; at least one sample is needed')
-    if x.dtype.kind == 'f':
-        with np.errstate(invalid='ignore'): bad = ~(np.abs(x) <= np.finfo(np.float32).max)
-        if bad.any(): raise DataError(f'{name} holds NaN, infinite or too large numbers: {bad.sum():,} of {x.size:,}, the first is {x.flat[bad.argmax()]} at {[int(i) for i in np.unravel_index(bad.argmax(), x.shape)]}; finite numbers up to {np.finfo(np.float32).max:.1e} are needed')
+    if x.dtype.kind == 'f': _check_finite(name, x)
     return x
+
+# %% ../nbs/10_data.ipynb #1d81ee06
+def _parts(x, dtype=None): # pieces of a million numbers in C order, whatever the order in memory: no copy of the whole is made
+    return np.nditer(x, ['external_loop', 'buffered', 'zerosize_ok'], [['readonly']], dtype, order='C', casting='same_kind', buffersize=2**20)
+
+def _check_finite(name, x):
+    most, bad, first, at = np.finfo(np.float32).max, 0, None, 0
+    for part in _parts(x):
+        with np.errstate(invalid='ignore'): wrong = ~(np.abs(part) <= most)
+        if first is None and wrong.any(): first = at + wrong.argmax()
+        bad, at = bad + np.count_nonzero(wrong), at + len(part)
+    if bad: raise DataError(f'{name} holds NaN, infinite or too large numbers: {bad:,} of {x.size:,}, the first is {x.flat[first]} at {[int(i) for i in np.unravel_index(first, x.shape)]}; finite numbers up to {most:.1e} are needed')
 
 def check_classes(
     name:str, # for the message
@@ -86,7 +111,7 @@ def check_classes(
     return y
 
 # %% ../nbs/10_data.ipynb #69845e1c
-class Data:
+class Data(Shown):
     "A training and a test set in memory, normalised: `train` and `test` are `Batches`"
     def __init__(self,
         x_train, # (N, ...) uint8 pixels or floating-point numbers
@@ -133,10 +158,26 @@ def check_unfolds(
     packed:int, # its bytes
     unfolded:int, # the bytes it promises
 ):
-    "Refuse what would unfold more than a hundredfold, to more than 256 MB, or to more than the memory has"
-    if unfolded > max(2**28, 100*packed): raise TooLargeError(f'{path} promises to unfold from {packed:,} bytes to {_brief(unfolded)}; at most 256 MB, or a hundredfold, is accepted')
+    "Refuse what would unfold more than a hundredfold, to more than 64 MB, or to more than the memory has"
+    if unfolded > max(2**26, 100*packed): raise TooLargeError(f'{path} promises to unfold from {packed:,} bytes to {_brief(unfolded)}; at most 64 MB, or a hundredfold, is accepted; what is honest and so empty can be saved without packing')
     check_fits(f'what {path} holds, in bytes,', unfolded, bytes_each=1)
 
+class _Unfolded:
+    "What a .gz file of one member holds: no more is unfolded than is asked for, and no more is read than that can need"
+    def __init__(self, f): self.f, self.unpack, self.most = f, zlib.decompressobj(31), 2**17
+    def read(self, n):
+        parts, self.most = [], self.most + n + n//50
+        while n and not self.unpack.eof:
+            packed = self.unpack.unconsumed_tail or self.f.read(2**16)
+            part = self.unpack.decompress(packed, n)
+            if not packed and not part: raise EOFError('it is cut short')
+            if self.f.tell() > self.most: raise ValueError('it has far more bytes than what it holds could take')
+            parts.append(part); n -= len(part)
+        return b''.join(parts)
+    def check_end(self):
+        if self.unpack.unused_data or self.f.read(1): raise ValueError('something follows after its end; unfold it and pack it again with gzip')
+
+# %% ../nbs/10_data.ipynb #8d2b9a2a
 def _idx_shape(head, path, ndim):
     "The shape in the header of an idx file"
     if head[:4] == bytes([ndim, 8, 0, 0]): raise DataError(f'{path}: its header is in the wrong byte order; idx files begin with {bytes([0, 0, 8, ndim]).hex()}')
@@ -153,21 +194,22 @@ def read_idx(
     ndim:int, # 3 for images, 1 for labels
 ): # (array uint8, sha256 of the contents)
     "The array in an idx file, checked against its own header"
-    path = Path(path); packed = path.suffix == '.gz'
-    try:
-        with (gzip.open if packed else open)(path, 'rb') as f:
-            head = f.read(4 + 4*ndim)
-            shape, size = _idx_shape(head, path, ndim), os.path.getsize(path)
-            need = math.prod(shape)
+    with _reading(path, 'cannot be read'):
+        f, size = opened(path)
+        with f:
+            packed = os.fspath(path).endswith('.gz')
+            source = _Unfolded(f) if packed else f
+            head = source.read(4 + 4*ndim)
+            need = math.prod(shape := _idx_shape(head, path, ndim))
             if not packed and size - len(head) != need: raise _length_error(path, head, shape, size - len(head))
             check_unfolds(path, size, need)
-            body = f.read(need + 1)
-    except (OSError, EOFError, zlib.error) as e:
-        if isinstance(e, TinyRPNError): raise
-        raise DataError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from e
-    if len(body) != need: raise _length_error(path, head, shape, None if len(body) > need else len(body))
+            check_fits(f'what {path} holds, as it is and in float32, in bytes,', 5*need, bytes_each=1)
+            body = source.read(need + 1)
+            if len(body) != need: raise _length_error(path, head, shape, None if len(body) > need else len(body))
+            if packed: source.check_end()
     if not need: raise DataError(f'{path} is empty: its header says {" x ".join(map(str, shape))}')
-    return np.frombuffer(body, np.uint8).reshape(shape), hashlib.sha256(head + body).hexdigest()
+    digest = hashlib.sha256(head); digest.update(body)
+    return np.frombuffer(body, np.uint8).reshape(shape), digest.hexdigest()
 
 # %% ../nbs/10_data.ipynb #3c865a41
 SETS = {
@@ -204,9 +246,10 @@ def find_idx(
     whole:bool=True, # some but not all of the files are an error; otherwise they count as none
 ): # four paths, or None
     "The four idx files under `root`, wherever they usually are"
+    if name not in SETS: raise UnknownNameError(f'There is no data set {_brief(name)}.{nearest(name, SETS)}')
     root, folder = Path(root), SETS[name]['folder']
     for place in (root/name, root/folder/'raw', root/folder, root/'raw', root):
-        found = [next((p for p in (place/f, place/f'{f}.gz') if p.is_file()), None) for f in FILES]
+        found = [next((p for p in (place/f, place/f'{f}.gz') if os.path.isfile(p)), None) for f in FILES]
         if all(found): return found
         if any(found) and whole: raise MissingDataError(f'{place} holds some idx files, but not {", ".join(f for f, p in zip(FILES, found) if p is None)}')
 
@@ -215,7 +258,7 @@ def read_idx_set(
     name:str, # the set they should be
 ): # (x_train, y_train, x_test, y_test), whether the files are the published ones
     "Read and check the four files of a data set"
-    arrays, owners = zip(*[(a, whose(p, sha)) for p, f in zip(paths, FILES) for a, sha in [read_idx(p, 3 if 'images' in f else 1)]])
+    arrays, owners = zip(*[(a, whose(Path(p), sha)) for p, f in zip(paths, FILES) for a, sha in [read_idx(p, 3 if 'images' in f else 1)]])
     for p, f, owner in zip(paths, FILES, owners):
         if owner not in ('', name, f'{name}: {f}'): raise DataError(f'{p} holds {owner}, and {name}: {f} was asked for')
     for x, y, p in ((*arrays[:2], paths[1]), (*arrays[2:], paths[3])):
@@ -238,9 +281,10 @@ def _own(name, arrays, note):
     if len(unseen := np.setdiff1d(y_test, classes)): raise DataError(f'{name}: the test set has classes that the training set lacks: {unseen[:5].tolist()}')
     if odd := next((c for c in map(str, classes) if len(c) > 200 or not c.isprintable()), None): raise DataError(f'{name}: the name of a class is {_brief(odd)}; at most 200 printable letters are needed')
     pixels = 255 if x_train.dtype == np.uint8 else 1
-    mean, std = float(x_train.mean(dtype=np.float64))/pixels, float(x_train.std(dtype=np.float64))/pixels
+    mean = sum(float(p.sum()) for p in _parts(x_train, float))/x_train.size
+    std = math.sqrt(sum(float(((p - mean)**2).sum()) for p in _parts(x_train, float))/x_train.size)
     shape = [1, *x_train.shape[1:]] if x_train.ndim == 3 else list(x_train.shape[1:])
-    return (x_train, y_train, x_test, np.searchsorted(classes, y_test)), Signature(Path(name).stem, shape, mean, std or 1., [str(c) for c in classes]), note
+    return (x_train, y_train, x_test, np.searchsorted(classes, y_test)), Signature(Path(name).stem, shape, mean/pixels, std/pixels or 1., [str(c) for c in classes]), note
 
 MEMBERS = 'x_train', 'y_train', 'x_test', 'y_test'
 
@@ -248,27 +292,16 @@ def read_npz(
     path # .npz file
 ): # (arrays, Signature, note)
     "A user's arrays; nothing pickled is read"
-    try:
-        _check_contents(path)
-        with zipfile.ZipFile(path) as z:
-            infos = _check_members(z, path)
-            check_unfolds(path, os.path.getsize(path), sum(i.file_size for i in infos))
-            for k, i in zip(MEMBERS, infos): _check_header(z, i, f'{path}: {k}')
-            arrays = [_read_member(z, i) for i in infos]
-    except TinyRPNError: raise
-    except FileNotFoundError: raise MissingDataError(f'{path}: there is no such file') from None
-    except Exception as e: raise DataError(f'{path} is not an .npz of plain arrays: {getattr(e, "strerror", None) or e}') from e # whatever zipfile and numpy find
+    with _reading(path, 'is not an .npz of plain arrays'), opened_zip(path) as z:
+        infos = _check_members(z, path)
+        unfolded = sum(i.file_size for i in infos)
+        check_unfolds(path, os.path.getsize(path), unfolded)
+        numbers = sum(_check_array(z, i, path) for i in infos)
+        check_fits(f'what {path} holds, as it is and in float32, in bytes,', unfolded + 4*numbers, bytes_each=1)
+        arrays = [_read_member(z, i) for i in infos]
     return _own(path, arrays, f'{path}')
 
 # %% ../nbs/10_data.ipynb #88122ad9
-def _check_contents(path):
-    "Refuse a table of contents of a megabyte: four members need a few hundred bytes"
-    with open(path, 'rb') as f:
-        f.seek(max(0, os.path.getsize(path) - 2**16 - 100)); tail = f.read(2**17)
-    for mark, start, end in ((b'PK\5\6', 12, 16), (b'PK\6\6', 40, 48)): # the end of a zip, and of one of more than 4 GB
-        at = tail.rfind(mark)
-        if at >= 0 and (size := int.from_bytes(tail[at + start:at + end], 'little')) > 2**20: raise DataError(f'{path} has a table of contents of {size:,} bytes; at most {2**20:,} is accepted')
-
 def _check_members(z, path):
     "The four members; names that are paths, or stand twice, are refused"
     found = Counter(i.filename for i in z.infolist())
@@ -277,24 +310,17 @@ def _check_members(z, path):
         if {*name} & {*'/\\:'} or name.startswith('.'): raise DataError(f'{path}: the member {_brief(name)} is a path; plain names are needed')
     for k in MEMBERS:
         if f'{k}.npy' not in found: raise DataError(f'{path}: {k} is missing; x_train, y_train, x_test and y_test are needed')
-    infos = [z.getinfo(f'{k}.npy') for k in MEMBERS]
-    for i in infos:
-        if i.flag_bits & 1: raise DataError(f'{path}: the member {i.filename} is encrypted; plain arrays are needed')
-        if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise DataError(f'{path}: the member {i.filename} is packed by method {i.compress_type}; np.savez or np.savez_compressed are needed')
-    return infos
+    return [z.getinfo(f'{k}.npy') for k in MEMBERS]
 
-def _check_header(z, info, what):
+def _check_array(z, info, path): # how many numbers it will be in float32
     "Refuse an array by what its header says, before it is unfolded"
-    with z.open(info) as f:
-        version = np.lib.format.read_magic(f)
-        if version > (2, 0): raise DataError(f'{what} is a structured array; plain numbers are needed')
-        shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(f)
-        follow = info.file_size - f.tell()
+    shape, dtype = array_header(z, info, f'{path}: {info.filename}')
+    what, samples = f'{path}: {info.filename.removesuffix(".npy")}', info.filename.startswith('x')
     if dtype.hasobject: raise DataError(f'{what} holds Python objects, which are never read; save plain numbers')
-    samples = what.rpartition(': ')[2][0] == 'x'
     if samples and (len(shape) < 2 or dtype != np.uint8 and dtype.kind != 'f'): raise DataError(f'{what} is {str(dtype)[:100]} of shape {_brief(shape)}; uint8 or floating-point (N, ...) is needed')
     if not samples and (len(shape) != 1 or dtype.kind not in 'iuU'): raise DataError(f'{what} is {str(dtype)[:100]} of shape {_brief(shape)}; whole numbers or text (N,) are needed')
-    if min(shape) < 0 or math.prod(shape)*dtype.itemsize != follow: raise DataError(f'{what} has a header that promises {_brief(math.prod(shape)*dtype.itemsize)} bytes ({_brief(shape)} of {dtype}), and {follow:,} follow')
+    if dtype.kind == 'U' and dtype.itemsize > 4*200: raise DataError(f'{what} is text of up to {dtype.itemsize//4:,} letters; at most 200 are accepted')
+    return math.prod(shape) if samples else 0
 
 def _read_member(z, info):
     with z.open(info) as f:
@@ -305,31 +331,96 @@ def _read_member(z, info):
 # %% ../nbs/10_data.ipynb #f922d2fa
 _IMAGES = '.png', '.jpg', '.jpeg'
 
-PIXELS = 64_000_000 # in one image; more is a mistake, or a trap
+PIXELS, _REDUCIBLE = 8_000_000, 64_000_000 # in an image; in a JPEG, which is reduced while it is decoded
+_PACKED, _PIECES, _SCANS = 2**25, 10_000, 32 # of an image file: bytes, pieces, passes over the picture
 
+def _png(data, path):
+    "(the pieces of a PNG that hold the picture, its orientation)"
+    kept, turn, at = [data[:8]], 1, 8
+    for _ in range(_PIECES):
+        kind, end = data[at + 4:at + 8], at + 12 + int.from_bytes(data[at:at + 4], 'big')
+        if kind == b'acTL' and (n := int.from_bytes(data[at + 8:at + 12], 'big')) > 1: raise DataError(f'{path} is animated, with {n} pictures; a single picture is needed')
+        if kind == b'eXIf': turn = _orientation(data[at + 8:end - 4])
+        if kind in (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'): kept.append(data[at:end])
+        if kind == b'IEND' or end > len(data): return b''.join(kept), turn
+        at = end
+    raise DataError(f'{path} is a PNG in more than {_PIECES:,} pieces; save it again, as in im.save("a.png")')
+
+# %% ../nbs/10_data.ipynb #b9bffdfe
+def _jpeg(data, path):
+    "(the pieces of a JPEG that hold the picture, its orientation)"
+    kept, turn, at = [data[:2]], 1, 2
+    for _ in range(_PIECES):
+        kind, end = data[at + 1:at + 2], at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+        if kind == b'\xff': at += 1; continue # padding
+        if data[at:at + 1] != b'\xff' or not at + 4 <= end <= len(data): raise DataError(f'{path} is not a PNG or JPEG image that can be read: it is damaged at byte {at:,}')
+        if kind == b'\xda': return b''.join([*kept, _scans(data, at, path)]), turn
+        if kind == b'\xe1' and data[at + 4:at + 10] == b'Exif\0\0': turn = _orientation(data[at + 4:end])
+        if kind in (b'\xe0', b'\xee') or not b'\xe0' <= kind <= b'\xef' and kind != b'\xfe': kept.append(data[at:end]) # of what applications add, only what says which colours these are
+        at = end
+    raise DataError(f'{path} is a JPEG in more than {_PIECES:,} pieces; save it again, as in im.save("a.jpg")')
+
+def _scans(data, at, path): # up to the end of the picture; telephones add films and further pictures
+    end = data.find(b'\xff\xd9', at)
+    data = data[at:end + 2 if end > 0 else None]
+    if (n := data.count(b'\xff\xda')) > _SCANS: raise DataError(f'{path} is a JPEG in {n:,} passes; at most {_SCANS} are accepted')
+    return data
+
+def _orientation(exif): # 1 to 8
+    "How the camera was held; nothing else of an EXIF block is looked at"
+    exif = exif.removeprefix(b'Exif\0\0')
+    number = lambda at, n: int.from_bytes(exif[at:at + n], 'big' if exif[:2] == b'MM' else 'little')
+    begin = number(4, 4)
+    return next((number(i + 8, 2) for i in range(begin + 2, begin + 2 + 12*min(number(begin, 2), 1000), 12) if number(i, 2) == 0x112), 1)
+
+# %% ../nbs/10_data.ipynb #3893aa5b
 def open_image(
     path, # PNG or JPEG
+    size=None, # (width, height) that it must have, as the first image of a set; None for any
 ): # PIL image, 8-bit grey or RGB
     "Open an image, or say in one line why not"
-    from PIL import Image
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(path, formats=('PNG', 'JPEG')) as im: return plain_image(im, path)
-    except TinyRPNError: raise
-    except FileNotFoundError: raise FileError(f'{path}: there is no such file') from None
-    except Image.DecompressionBombError as e: raise TooLargeError(f'{path}: at most {PIXELS:,} pixels are accepted: {e}') from e
-    except Exception as e: raise DataError(f'{path} is not a PNG or JPEG image that can be read: {getattr(e, "strerror", None) or e}') from e # Pillow raises many kinds
+    from PIL import Image, UnidentifiedImageError
+    with _reading(path, 'is not a PNG or JPEG image that can be read'), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        data = read_bytes(path, _PACKED)
+        if not (png := data[:8] == b'\x89PNG\r\n\x1a\n') and data[:3] != b'\xff\xd8\xff': raise DataError(f'{path} is not a PNG or JPEG image: it {f"begins with {data[:8]!r}" if data else "is empty"}')
+        picture, turn = (_png if png else _jpeg)(data, path)
+        try: im = Image.open(io.BytesIO(picture), formats=('PNG', 'JPEG'))
+        except UnidentifiedImageError: raise DataError(f'{path} is not a PNG or JPEG image that can be read: its header is damaged') from None
+        except Image.DecompressionBombError as e: raise TooLargeError(f'{path}: at most {PIXELS:,} pixels are accepted, {_REDUCIBLE:,} in a JPEG: {e}') from e
+        with im:
+            _check_pixels(im, path, _REDUCIBLE if im.format == 'JPEG' else PIXELS)
+            k = next(k for k in (1, 2, 4, 8) if -(-im.width//k)*-(-im.height//k) <= PIXELS)
+            if k > 1: im.draft(im.mode, (im.width//k, im.height//k))
+            shown = im.size[::-1] if 5 <= turn <= 8 else im.size
+            if size is not None and shown != size: raise DataError(f'{path} has {shown[0]} x {shown[1]} pixels; the first image has {size[0]} x {size[1]}, and all must be alike')
+            im.load()
+            return plain_image(im, path, turn)
+
+def _check_pixels(im, name, most):
+    if not im.width or not im.height: raise DataError(f'{name} has {im.width:,} x {im.height:,} pixels; at least one is needed')
+    if im.width*im.height > most or max(im.size) >= 2**16: raise TooLargeError(f'{name} has {im.width:,} x {im.height:,} pixels; at most {PIXELS:,} are accepted, {_REDUCIBLE:,} in a JPEG file, and {2**16 - 1:,} in a row; im.thumbnail((2000, 2000)) makes less of them')
+
+# %% ../nbs/10_data.ipynb #c3a312f4
+_TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270', 7: 'TRANSVERSE', 8: 'ROTATE_90'} # what undoes an orientation
 
 def plain_image(
-    im, # PIL image of any mode
+    im, # PIL image
     name='the image', # for messages
+    turn:int=None, # orientation as in EXIF, 1 to 8; None for what the image says
 ): # PIL image, 8-bit grey or RGB
     "The image as one sees it: turned upright, on white paper where it is transparent, 16 bits scaled to 8"
-    from PIL import Image, ImageOps
-    if im.width*im.height > PIXELS: raise TooLargeError(f'{name} has {im.width:,} x {im.height:,} pixels; at most {PIXELS:,} are accepted')
-    if im.format == 'PNG' and getattr(im, 'is_animated', False): raise DataError(f'{name} is animated, with {im.n_frames} pictures; a single picture is needed')
-    im = ImageOps.exif_transpose(im)
+    from PIL import Image
+    _check_pixels(im, name, PIXELS)
+    with _reading(name, f'is a picture of mode {im.mode} that cannot be used'):
+        if im.format != 'MPO' and getattr(im, 'is_animated', False): raise DataError(f'{name} is animated, with {im.n_frames} pictures; a single picture is needed, as im.copy() gives the current one')
+        if im.mode == 'F' or im.mode == 'I' and im.format != 'PNG': raise DataError(f'{name} has mode {im.mode}, which does not say what is white; 8 or 16 bits are needed, as in Image.fromarray((255*a).astype(np.uint8)) for numbers in 0 to 1')
+        turn = _orientation(im.info.get('exif') or b'') if turn is None else turn
+        seen = _plain(im.convert(im.mode.upper()) if im.mode in ('La', 'RGBa') else im)
+        return seen.transpose(getattr(Image.Transpose, _TURNS[turn])) if turn in _TURNS else seen
+
+def _plain(im):
+    from PIL import Image
     if im.mode.startswith('I'): return Image.fromarray(((np.asarray(im, dtype=np.int32).clip(0, 65535) + 128)//257).astype(np.uint8))
     grey = im.mode in ('1', 'L', 'LA')
     if 'A' in im.getbands() or 'transparency' in im.info: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
@@ -340,30 +431,36 @@ def read_folder(
     root # folder of class folders, or with train/ and test/ above them
 ): # (arrays, Signature, note), or None if it holds no class folders with images
     "A user's images, one folder a class"
+    if not isinstance(root, (str, os.PathLike)): raise ParameterError(f'root={_brief(root)}: the path of a folder is needed')
+    if not os.path.isdir(root): raise MissingDataError(f'{root}: there is no such folder')
     root = Path(root)
     parts = [root/p for p in ('train', 'test')] if all((root/p).is_dir() for p in ('train', 'test')) else [root]
-    seen = lambda p: not p.name.startswith(('.', '__'))
-    files = []
-    for part in parts:
-        classes = {c: sorted(p for p in c.iterdir() if p.suffix.lower() in _IMAGES and seen(p)) for c in sorted(part.iterdir()) if c.is_dir() and seen(c)}
-        files.append([p for found in classes.values() for p in found])
-        if files[0] and (empty := next((c for c, found in classes.items() if not found), None)): raise DataError(f'{empty} holds no PNG or JPEG images; each folder there is a class and needs some, or a name that begins with a point')
+    with _reading(root, 'cannot be read'): files = _class_files(parts)
     if not files[0]: return None
-    grey = open_image(files[0][0]).mode == 'L'
-    first = _pixels(files[0][0], grey).shape
-    check_fits(f'the images of {root}, in bytes,', sum(map(len, files)), *first, bytes_each=1)
+    first = open_image(files[0][0])
+    grey, size = first.mode == 'L', first.size
+    shape = (*size[::-1],) if grey else (3, *size[::-1])
+    check_fits(f'the images of {root}, as they are and in float32, in bytes,', 6*sum(map(len, files)), *shape, bytes_each=1)
     sets = []
     for part in files:
-        x = np.stack([_pixels(p, grey, first) for p in part]) if part else np.empty((0, *first), np.uint8)
+        x = np.empty((len(part), *shape), np.uint8)
+        for i, path in enumerate(part): x[i] = _pixels(open_image(path, size), grey)
         sets.append((x, np.array([p.parent.name for p in part])))
     if len(sets) == 1: sets = _hold_out(*sets[0])
     return _own(str(root), [a for s in sets for a in s], f'images of {root}' + ('' if len(parts) == 2 else ', every fifth of a class held out for the test'))
 
-def _pixels(path, grey, shape=None):
-    a = np.asarray(open_image(path).convert('L' if grey else 'RGB'))
-    a = a if grey else a.transpose(2, 0, 1)
-    if shape is not None and a.shape != shape: raise DataError(f'{path} has {a.shape[-1]} x {a.shape[-2]} pixels; the first image has {shape[-1]} x {shape[-2]}, and all must be alike')
-    return a
+# %% ../nbs/10_data.ipynb #4e2b5178
+def _class_files(parts): # a list of paths for each part
+    seen, files = lambda p: not p.name.startswith(('.', '__')), []
+    for part in parts:
+        classes = {c: sorted(p for p in c.iterdir() if p.suffix.lower() in _IMAGES and seen(p)) for c in sorted(part.iterdir()) if c.is_dir() and seen(c)}
+        files.append([p for found in classes.values() for p in found])
+        if files[0] and (empty := next((c for c, found in classes.items() if not found), None)): raise DataError(f'{empty} holds no PNG or JPEG images; each folder there is a class and needs some, or a name that begins with a point')
+    return files
+
+def _pixels(image, grey): # (height, width), or (3, height, width)
+    a = np.asarray(image.convert('L' if grey else 'RGB'))
+    return a if grey else a.transpose(2, 0, 1)
 
 def _hold_out(x, y):
     "Every fifth sample of each class, in the order of the names, is for the test"
@@ -490,11 +587,21 @@ def image_batch(
     signature, # the model's `Signature`
 ) -> torch.Tensor: # (len(images), m), normalised
     "Images as a model was trained to see them"
-    if len(signature.shape) != 3: raise ParameterError(f'this model takes inputs of shape {signature.shape or "unknown"}, not images; the data it was trained on say the shape')
+    shape = _image_shape(signature)
     if not isinstance(images, (list, tuple)) or not images: raise ParameterError(f'images={_brief(images)}: a list of at least one path or PIL image is needed')
-    arrays = [_as_input(open_image(im) if isinstance(im, (str, os.PathLike)) else plain_image(_pil(im)), signature) for im in images]
-    x = torch.tensor(np.stack(arrays), dtype=torch.float32).flatten(1)
-    return (x - signature.mean)/signature.std
+    check_fits('a batch of these images', len(images), *shape, bytes_each=8)
+    x = torch.empty(len(images), math.prod(shape))
+    for i, im in enumerate(images):
+        im = open_image(im) if isinstance(im, (str, os.PathLike)) else plain_image(_pil(im), f'images[{i}]')
+        x[i] = torch.as_tensor(_as_input(im, signature)).flatten()
+    return x.sub_(signature.mean).div_(signature.std)
+
+def _image_shape(signature): # (channels, height, width)
+    if not isinstance(signature, Signature): raise ParameterError(f"signature={_brief(signature)}: a Signature is needed, as model.signature")
+    shape = signature.shape
+    if not isinstance(shape, (list, tuple)) or len(shape) != 3 or not all(type(s) is int and s > 0 for s in shape): raise ParameterError(f'this model takes inputs of shape {_brief(shape or "unknown")}, not images; the data it was trained on say the shape')
+    if shape[0] not in (1, 3) or shape[1]*shape[2] > PIXELS: raise ParameterError(f'this model takes inputs of {_brief(shape)}; images have 1 channel or 3, and at most {PIXELS:,} pixels')
+    return shape
 
 def _pil(im):
     from PIL import Image
@@ -505,9 +612,8 @@ def _as_input(image, signature):
     "One PIL image as numbers in 0..1 of the signature's shape"
     channels, height, width = signature.shape
     image = image.convert('L' if channels == 1 else 'RGB')
-    if signature.name not in SETS: return _scaled(image, (width, height)) if channels == 1 else _scaled(image, (width, height)).transpose(2, 0, 1)
-    ink = np.asarray(image)/255
-    ink = _light_on_dark(ink)
+    if signature.name not in SETS or channels == 3: return _scaled(image, (width, height)) if channels == 1 else _scaled(image, (width, height)).transpose(2, 0, 1)
+    ink = _light_on_dark(np.asarray(image, np.float32)/255)
     if ink.shape == (height, width): return ink
     return _centred(ink, height, width) if signature.name == 'mnist' else _scaled(_grey(ink), (width, height))
 
@@ -521,14 +627,14 @@ def _centred(a, height, width):
     "Cropped to the ink, fitted into 20/28 of the frame, its centre of mass in the middle"
     a = np.clip(a - np.median(a), 0, None); a = a/(a.max() or 1)
     rows, cols = np.nonzero((a > 0.2).any(1))[0], np.nonzero((a > 0.2).any(0))[0]
-    if not len(rows): return np.zeros((height, width))
+    if not len(rows): return np.zeros((height, width), np.float32)
     a = a[rows[0]:rows[-1] + 1, cols[0]:cols[-1] + 1]
     scale = 20/28*min(height, width)/max(a.shape)
     a = _scaled(_grey(a), (max(1, round(a.shape[1]*scale)), max(1, round(a.shape[0]*scale))))
     mass = a.sum() or 1
     top, left = (round(size/2 - (a.sum(1 - axis)*(np.arange(a.shape[axis]) + 0.5)).sum()/mass) for axis, size in enumerate((height, width)))
     top, left = min(max(top, 0), height - a.shape[0]), min(max(left, 0), width - a.shape[1])
-    frame = np.zeros((height, width)); frame[top:top + a.shape[0], left:left + a.shape[1]] = a
+    frame = np.zeros((height, width), np.float32); frame[top:top + a.shape[0], left:left + a.shape[1]] = a
     return frame
 
 def _grey(a):
@@ -536,4 +642,4 @@ def _grey(a):
     return Image.fromarray((255*a).round().astype(np.uint8))
 def _scaled(image, size):
     from PIL import Image
-    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))/255
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.float32)/255

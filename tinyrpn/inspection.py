@@ -6,17 +6,18 @@
 __all__ = ['ROWS', 'Report', 'size_of', 'inspect_safetensors', 'inspect_file']
 
 # %% ../nbs/05b_inspect.ipynb #02ec5814
-import csv, io, math, zipfile
+import csv, io, math
+from collections import deque
 from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
 from tabulate import tabulate
 from .core import *
-from .files import BYTES, opened, plain_json, read_text, safetensors_header
-from .model import FORMAT, RPN, Signature, plugins_of
-from .data import _check_contents
-from .config import Config, MOST_BYTES, load_config, memory_needed, read_yaml
+from .core import _brief
+from .files import array_header, opened, opened_zip, plain_json, read_bytes, read_text, safetensors_header
+from .model import CALLS, FORMAT, RPN, Signature, plugins_of
+from .config import AtLeast, Config, MOST_BYTES, load_config, memory_needed, read_yaml
 
 # %% ../nbs/05b_inspect.ipynb #6e7ebf6a
 ROWS = 20 # of a table that are shown
@@ -56,14 +57,23 @@ def _planned(report, config, training):
     try:
         with torch.device('meta'): model = config.model()
         report.tables['heads'] = _layers(model)
-        needed = memory_needed(model, training.get('batch', 64), training.get('optimizer') or 'AdamW')
+        report.facts['parameters'] = f'{sum(p.numel() for p in model.parameters()):,}'
+        report.facts['would take'] = _memory(model, training.get('batch') or 64, training.get('optimizer') or 'AdamW')
     except UnknownNameError as e: report.suspicious.append(f'needs a component that is not known here: {e}'); return
     except TinyRPNError as e: report.suspicious.append(f'its configuration is refused: {e}'); return
-    total, step = sum(v or 0 for v in needed.values()), needed['step']
-    report.facts['parameters'] = f'{sum(p.numel() for p in model.parameters()):,}'
-    report.facts['would take'] = f'weights {size_of(needed["weights"])}; training {size_of(total)}, of which a step of {training.get("batch", 64)} samples {"is not counted, it is too long" if step is None else size_of(step)}'
-    if total > memory_free(): report.facts['would take'] += f'; {size_of(memory_free())} are free here'
     return model
+
+PARTS = 3_000 # in heads that differ, up to which memory is counted
+
+def _memory(model, batch, optimizer):
+    "What using a model and training it take, in words"
+    kinds = {h.sort(): h for l in model.layers for h in l.heads}
+    if sum(1 for h in kinds.values() for _ in h.modules()) > PARTS: return f'weights {size_of(sum(p.numel()*p.element_size() for p in model.parameters()))}, and what is not counted: its heads have more than {PARTS:,} parts'
+    used, needed = memory_needed(model, optimizer=None, most=CALLS//2), memory_needed(model, batch, optimizer, most=CALLS)
+    text = f'weights {size_of(needed["weights"])}; using it on one sample {_sum(used)}; training {_sum(needed)}, of which a step of {batch} samples {_sum({"step": needed["step"]})}'
+    return text + f'; {size_of(memory_free())} are free here'*(sum(needed.values()) > memory_free())
+
+def _sum(needed): return 'at least '*any(isinstance(v, AtLeast) for v in needed.values()) + size_of(sum(needed.values()))
 
 def _text(metadata, key, report): # JSON in a header
     try: return plain_json(metadata.get(key, ''), key)
@@ -95,8 +105,18 @@ def _of_model(report, metadata, tensors):
     model = None
     if config is not None: model = _config(report, {'model': config})
     if model is not None: _compared(report, model, tensors)
-    try: s = Signature(**signature); s.check(*((model.m, model.n) if model is not None else (math.prod(s.shape), len(s.classes)))); report.facts['inputs'] = f'{s.name or "unnamed"}, {" x ".join(map(str, s.shape)) or "any shape"}, {len(s.classes)} named classes'
-    except (TypeError, TinyRPNError) as e: report.suspicious.append(f'its signature: {e}')
+    _inputs(report, signature, model)
+
+# %% ../nbs/05b_inspect.ipynb #4c6145e0
+def _inputs(report, signature, model):
+    "What a signature says, compared with the plan"
+    try:
+        s = Signature(**signature)
+        whole = isinstance(s.shape, list) and len(s.shape) <= 8 and all(type(v) is int and 0 < v < 2**31 for v in s.shape) # their product is a number that one can compute
+        if not whole: raise ShapeError(f'shape={_brief(s.shape)}; at most 8 whole numbers are needed')
+        s.check(*((model.m, model.n) if model is not None else (math.prod(s.shape), len(s.classes))))
+        report.facts['inputs'] = f'{s.name or "unnamed"}, {" x ".join(map(str, s.shape)) or "any shape"}, {len(s.classes)} named classes'
+    except (TypeError, ValueError, ArithmeticError, TinyRPNError) as e: report.suspicious.append(f'its signature: {e}')
 
 def _config(report, raw):
     try: return _planned(report, Config(raw), {})
@@ -135,52 +155,66 @@ def inspect_config(path):
     if config.layers is not None: _planned(report, config, training)
     return report
 
-def _of_rows(path, rows, kind):
+def _of_rows(path, rows, kind, count=None, columns=None): # count: of rows in the file, where `rows` are the last; columns: their names
     "A history, from its rows"
     report = Report(path, kind)
-    columns = dict.fromkeys(k for r in rows[:1000] if isinstance(r, dict) for k in r)
-    report.facts.update({'rows': f'{len(rows):,}', 'columns': ', '.join(one_line(k, 40) for k in list(columns)[:20]) or 'none'})
+    columns = list(dict.fromkeys(k for r in rows[:1000] if isinstance(r, dict) for k in r)) if columns is None else columns
+    more = f'{len(columns):,}, the first are '*(len(columns) > 20)
+    report.facts.update({'rows': f'{len(rows) if count is None else count:,}', 'columns': more + ', '.join(one_line(k, 40) for k in columns[:20]) or 'none'})
     if not all(isinstance(r, dict) and all(v is None or isinstance(v, (int, float, str)) for v in r.values()) for r in rows): report.suspicious.append('rows that are no plain numbers or text')
     else: report.tables['rows'] = [{one_line(k, 40): v if isinstance(v, str) else str(v) for k, v in list(r.items())[:10]} for r in rows[-ROWS:]]
     return report
 
 def inspect_json(path):
     "A history in JSON; other JSON is a config"
-    value = plain_json(read_text(path, 2**24), path, 10**6)
+    value = plain_json(read_text(path, 2**24), path, 500_000)
     if isinstance(value, dict) and isinstance(value.get('rows'), list): return _of_rows(path, value['rows'], f'a history with {len(value["steps"]) if isinstance(value.get("steps"), list) else 0:,} steps')
     report = Report(path, 'JSON')
     report.facts['holds'] = f'a {type(value).__name__}' + (f' with {", ".join(one_line(k, 40) for k in list(value)[:10])}' if isinstance(value, dict) else '')
     return report
 
+# %% ../nbs/05b_inspect.ipynb #e0745e9f
+MOST_ROWS, MOST_LINE = 500_000, 2**20 # of a table: rows that are counted, letters in a line
+
+def _lines(path):
+    for line in io.StringIO(read_text(path, 2**24)):
+        if len(line) > MOST_LINE: raise FileError(f'{path} has a line of {len(line):,} letters; at most {MOST_LINE:,} are read of a table')
+        yield line
+
 def inspect_csv(path):
-    "A history in CSV"
-    try: rows = list(csv.DictReader(io.StringIO(read_text(path, 2**24))))
+    "A history in CSV: its rows are counted, the last are kept"
+    lines = csv.reader(_lines(path))
+    try:
+        names, last, count = next(lines, []), deque(maxlen=ROWS), 0
+        for count, row in enumerate(lines, 1):
+            last.append(row)
+            if count == MOST_ROWS: break
     except csv.Error as e: raise FileError(f'{path} is no CSV that can be read: {e}') from e
-    return _of_rows(path, rows, 'a table in CSV')
+    report = _of_rows(path, [dict(zip(names[:20], row)) for row in last if row], 'a table in CSV', count, names)
+    if count == MOST_ROWS: report.suspicious.append(f'{count:,} rows or more; what follows was not read')
+    if wrong := next((row for row in last if row and len(row) != len(names)), None): report.suspicious.append(f'a row of {len(wrong):,} fields, and {len(names):,} columns')
+    return report
 
 # %% ../nbs/05b_inspect.ipynb #a3174659
-def _member(z, info, report):
+def _member(z, info, report, read):
     "One row for an array in a zip file, from its header"
-    with z.open(info) as f:
-        version = np.lib.format.read_magic(f)
-        shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(f)
-        follow = info.file_size - f.tell()
+    row = {'array': info.filename, 'dtype': '', 'shape': '', 'bytes': info.file_size, 'packed': info.compress_size}
+    if not read: return row
+    try: shape, dtype = array_header(z, info, info.filename)
+    except FileError as e: report.suspicious.append(f'{e}'); return row
     if dtype.hasobject: report.suspicious.append(f'{info.filename} holds pickled Python objects; they are never read')
-    elif math.prod(shape)*dtype.itemsize != follow: report.suspicious.append(f'{info.filename} promises {math.prod(shape)*dtype.itemsize:,} bytes and {follow:,} follow')
-    return {'array': info.filename, 'dtype': str(dtype), 'shape': ' x '.join(map(str, shape)) or '()', 'bytes': info.file_size, 'packed': info.compress_size}
+    return {**row, 'dtype': str(dtype), 'shape': ' x '.join(map(str, shape)) or '()'}
 
 def inspect_zip(path):
     "The arrays of an .npz file; a pickle of torch is named, not read"
-    try:
-        _check_contents(path)
-        with zipfile.ZipFile(path) as z:
-            infos, report = z.infolist(), Report(path, 'arrays of NumPy (.npz)')
-            if pickles := [i for i in infos if i.filename.endswith('.pkl')]: report.kind = 'a pickle in a zip file, as torch.save writes it'; report.suspicious.append(f'{pickles[0].filename} is a pickle, which could run any code when it is loaded; tinyrpn reads none')
-            report.tables['arrays'] = [_member(z, i, report) for i in infos[:1000] if i.filename.endswith('.npy')]
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, NotImplementedError, SyntaxError, OverflowError) as e: raise e if isinstance(e, TinyRPNError) else FileError(f'{path} is no zip file of arrays: {e}') from e
+    report = Report(path, 'arrays of NumPy (.npz)')
+    with opened_zip(path) as z:
+        infos = z.infolist()
+        if pickles := [i for i in infos if i.filename.endswith('.pkl')]: report.kind = 'a pickle in a zip file, as torch.save writes it'; report.suspicious.append(f'{pickles[0].filename} is a pickle, which could run any code when it is loaded; tinyrpn reads none')
+        report.tables['arrays'] = [_member(z, i, report, n < ROWS) for n, i in enumerate(i for i in infos if i.filename.endswith('.npy'))]
     whole, packed = sum(i.file_size for i in infos), sum(i.compress_size for i in infos)
-    report.facts['holds'] = f'{len(infos):,} members, {size_of(whole)} unfolded, {size_of(packed)} packed'
-    if whole > 200*max(packed, 1) and whole > 2**28: report.suspicious.append(f'it unfolds to {whole//max(packed, 1):,} times its size')
+    report.facts['holds'] = f'{len(infos):,} members, {size_of(whole)} unfolded, {size_of(packed)} packed' + f'; the headers of the first {ROWS} arrays were read'*(len(report.tables['arrays']) > ROWS)
+    if whole > 100*max(packed, 1) and whole > 2**26: report.suspicious.append(f'it unfolds to {whole//max(packed, 1):,} times its size')
     if whole > memory_free(): report.suspicious.append(f'unfolded it would not fit: {size_of(memory_free())} are free')
     if odd := _odd_names(i.filename for i in infos if not pickles): report.suspicious.append(f'names that are paths: {odd[:3]!r}')
     return report
@@ -200,8 +234,8 @@ def inspect_file(
     path, # of any file
 ) -> Report:
     "What a file holds, told by its contents and not by its name; nothing is built, imported or executed"
-    f, size = opened(path)
-    with f: head = f.read(1024)
+    f, size = opened(path); f.close()
+    head = read_bytes(path, 1024, whole=False)
     if head[:4] == b'PK\3\4' or head[:4] == b'PK\5\6': report = inspect_zip(path)
     elif head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 2**40: report = inspect_safetensors(path)
     elif head[:2] == b'\0\0' and len(head) > 4 and head[2] in _IDX and 1 <= head[3] <= 8: report = inspect_idx(path, head, size)
