@@ -84,6 +84,16 @@ def save_table(
             writer.writeheader(); writer.writerows(table)
     replace_file(path, write)
 
+# %% ../nbs/40_benchmark.ipynb #6e3cf26a
+def refuse_large_steps(cfg):
+    "Raise `TooLargeError` unless both models, their optimizers, a step, and the arrays of the floor fit"
+    from tinyrpn.config import memory_needed, refuse_large
+    with torch.device('meta'): mine, dense = (cfg.override(contraction=how).model() for how in ('auto', 'dense'))
+    needed = memory_needed(mine, batch := cfg.data_spec.get('batch_size') or 64)
+    beside = sum(needed.values()) - needed['step'] # the steps take turns
+    floor = 2*needed['weights'] + needed['gradients'] + 4*batch*(mine.m + max(h.D//h.m*h.n for l in mine.layers for h in l.heads))
+    refuse_large(dense, 'cpu', 'AdamW', batch, the_same_by_the_rules=beside, arrays_of_the_floor=floor)
+
 # %% ../nbs/40_benchmark.ipynb #a016db2a
 def training_step(cfg, contraction, fused): # a function that takes one step
     "Model, optimizer and batch of a configuration"
@@ -93,7 +103,7 @@ def training_step(cfg, contraction, fused): # a function that takes one step
     spec = cfg.learner_spec.get('optimizer', {})
     spec = {k: v for k, v in spec.items() if k in ('lr', 'weight_decay')} if isinstance(spec, dict) else {}
     optimizer = torch.optim.AdamW(model.parameters(), **spec, **({'fused': True} if fused else {}))
-    batch = cfg.data_spec.get('batch_size', 64)
+    batch = cfg.data_spec.get('batch_size') or 64
     x, y = torch.randn(batch, model.m), torch.randint(0, model.n, (batch,))
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -109,7 +119,7 @@ def bench_steps(
 ) -> Table:
     "Whole steps by the rules and the dense way, and the floor where every weight is multiplied"
     from tinyrpn.config import load_config
-    cfg = load_config(config)
+    refuse_large_steps(cfg := load_config(config))
     mine, dense = training_step(cfg, 'auto', True), training_step(cfg, 'dense', False)
     ways = {'rule, fused AdamW': mine, 'dense, default AdamW': dense}
     n, p, m, batch = max(mine.sizes, key=math.prod)

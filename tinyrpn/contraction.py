@@ -142,17 +142,37 @@ def contraction_cost(
     contraction:str='auto', # 'auto' or 'dense'
     input_grad:bool=True, # whether x needs a gradient too, as in all layers but the first
     dtype=None, # of x and w; None for the expansion's parameters' or the default
-) -> dict: # 'flop', 'bytes' (the most alive at once), 'largest' (elements of the largest tensor)
+    backward:bool=True, # False for the forward pass alone, without gradients
+    most:int=None, # operations of torch after which counting stops; None for no limit
+) -> dict: # 'flop', 'bytes' (the most alive at once), 'kept' (bytes alive between the passes), 'largest' (elements of the largest tensor), 'calls' (operations), 'whole' (False where counting stopped)
     "What a forward and a backward pass would compute and allocate, gradients included, parameters not"
     dtype = dtype or _dtype(expansion)
-    x = torch.empty(batch, m, device='meta', dtype=dtype, requires_grad=input_grad)
-    w = torch.empty(channels, reconciliation.numel(n, expansion.dim(m)), device='meta', dtype=dtype, requires_grad=True)
-    expansion, reconciliation = _shapes_only(expansion), _shapes_only(reconciliation)
-    with Meter() as seen:
-        out = contract(expansion, reconciliation, x, w, n, contraction).sum()
-        if out.requires_grad: out.backward()
-    return dict(flop=seen.flop, bytes=seen.peak, largest=seen.largest)
+    x = torch.empty(batch, m, device='meta', dtype=dtype, requires_grad=input_grad and backward)
+    w = torch.empty(channels, reconciliation.numel(n, expansion.dim(m)), device='meta', dtype=dtype, requires_grad=backward)
+    expansion, reconciliation, kept, whole = _shapes_only(expansion), _shapes_only(reconciliation), 0, True
+    with LimitedMeter(most) as seen, torch.set_grad_enabled(backward):
+        try:
+            out = contract(expansion, reconciliation, x, w, n, contraction).sum()
+            kept = seen.alive()
+            if out.requires_grad: out.backward()
+        except _Enough: whole = False
+    return dict(flop=seen.flop, bytes=seen.peak, kept=kept, largest=seen.largest, calls=seen.calls, whole=whole)
+
 
 # %% ../nbs/04_contraction.ipynb #917f3efd
 def _shapes_only(part): return copy.deepcopy(part).to('meta').eval()
 def _dtype(part): return next((p.dtype for p in part.parameters()), None)
+
+class _Enough(Exception): "More operations than are worth counting"
+
+class LimitedMeter(Meter):
+    "A meter that stops the work after `most` operations, and says what is alive"
+    def __init__(self,
+        most:int=None): # None for no limit
+        super().__init__()
+        self.calls, self.most = 0, math.inf if most is None else most
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self.calls >= self.most: raise _Enough
+        self.calls += 1
+        return super().__torch_dispatch__(func, types, args, kwargs)
+    def alive(self): return sum(size for ref, size in self._known.values() if not ref.expired()) # bytes

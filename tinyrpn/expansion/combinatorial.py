@@ -60,7 +60,7 @@ class LazyGather(LazyFolded):
     def total(self): return wide(self.x).sum(1)*(sum(t.numel() for t in self.tables)/self.x.shape[1])
     def total_sq(self):
         x, m = wide(self.x), self.x.shape[1]
-        unit, ones = sum(((t == 0).sum(0)**2).sum().item() for t in self.tables), sum(t.shape[1]*len(t)**2 for t in self.tables)
+        unit, ones = 0 if x.device.type == 'meta' else sum(((t == 0).sum(0)**2).sum().item() for t in self.tables), sum(t.shape[1]*len(t)**2 for t in self.tables)
         b = (ones - m*unit)/(m*m - m) if m > 1 else 0
         return x.square().sum(1)*(unit - b) + x.sum(1).square()*b
 
@@ -82,13 +82,17 @@ class CombinatorialExpansion(Expansion):
     def dim(self, m): return sum(r*n for r, n in self.counts(m))
     def tables(self, x):
         self.counts(x.shape[1])
+        if x.device.type == 'meta': return [x.new_empty(2, self.dim(x.shape[1]), dtype=torch.int64)[:1]] # only the size; the groups are made on the way
         return [torch.from_numpy(_flat(x.shape[1], self.d, self.with_replacement)).to(x.device)]
     def lazy_expand(self, x): return LazyGather(x, self.tables(x))
     def expand(self, x): return _gathered(x, self.tables(x))
 
 @lru_cache(maxsize=4)
 def _flat(m, d, with_replacement): # one group after the other, as a table of a single row
-    return np.concatenate([t.T.ravel() for t in combination_tables(m, d, with_replacement)])[None]
+    tables = combination_tables.__wrapped__(m, d, with_replacement) # not kept
+    res = np.empty((1, sum(t.size for t in tables)), dtype=np.int64)
+    for part, t in zip(np.split(res[0], np.cumsum([t.size for t in tables])[:-1]), tables): part.reshape(t.T.shape)[:] = t.T
+    return res
 
 # %% ../../nbs/01j_combinatorial.ipynb #150bac05
 @delegates()
@@ -100,6 +104,7 @@ class CombinatorialNormalExpansion(CombinatorialExpansion):
         super().__init__(d=d, **kwargs)
     def dim(self, m): return sum(n for _, n in self.counts(m))
     def tables(self, x):
+        if x.device.type == 'meta': return [x.new_empty(2*r, n, dtype=torch.int64)[:r] for r, n in self.counts(x.shape[1])]
         self.counts(x.shape[1])
         return [torch.from_numpy(t).to(x.device) for t in combination_tables(x.shape[1], self.d, self.with_replacement)]
     def single(self, x): # e(x), in 32 bits at least
