@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from . import __version__
 from .core import *
-from .core import replace_file
+from .core import path_exists, replace_file
 from .model import RPN
 
 # %% ../nbs/05c_export.ipynb #84130cef
@@ -153,7 +153,7 @@ def export_file(
     format:str=None, # 'torch' or 'onnx'; None for what the suffix says
 ) -> str: # a line that says what was written
     "Export a model file; a file that exists is never overwritten"
-    if Path(out).exists(): raise FileError(f'{out} exists already; name another file')
+    if path_exists(out): raise FileError(f'{out} exists already; name another file')
     found = RPN.load(model)
     path, format, dense = found.export(out, format)
     return f"{path}: {path.stat().st_size/1e6:.1f} MB, format {format}; x (batch, {found.m:,}) to logits (batch, {found.n:,}), any batch{', kappa(x) and psi(w) built' if dense else ''}"

@@ -9,7 +9,8 @@ __all__ = ['chapter_cells', 'new_chapter']
 import hashlib, importlib.util, json, keyword, re
 from pathlib import Path
 from .core import *
-from .core import replace_file
+from .core import path_exists, replace_file
+from .files import read_text
 
 # %% ../nbs/15b_new.ipynb #3e31777e
 _HEAD = '''@@md
@@ -92,20 +93,25 @@ def new_chapter(
 ) -> Path: # of the notebook
     "Write a chapter with blanks; in a clone, among the others"
     cells = chapter_cells(kind, name)
+    if not path_exists(folder) or not Path(folder).is_dir(): raise FileError(f'folder={str(folder)!r}: an existing folder is needed')
     folder, short = Path(folder).resolve(), str(name).removesuffix(f'_{kind}')
     if folder.name == 'nbs' and (folder.parent/'settings.ini').is_file(): folder = folder.parent
-    clone = (folder/'settings.ini').is_file() and (folder/'nbs'/'sidebar.yml').is_file()
+    sidebar = folder/'nbs'/'sidebar.yml'
+    clone = path_exists(folder/'settings.ini') and path_exists(sidebar)
     file = folder/'nbs'/_free_name(folder/'nbs', _KINDS[kind]['number'], short) if clone else folder/f'{short}_{kind}.ipynb'
-    if file.exists(): raise FileError(f'{file} exists already; choose another name, or another folder')
+    if path_exists(file): raise FileError(f'{file} exists already; choose another name, or another folder')
+    listed = _listed(sidebar, file.name) if clone else None
     def cell(type_, source):
         base = {'cell_type': 'markdown' if type_ == 'md' else 'code', 'id': hashlib.sha256(source.encode()).hexdigest()[:8], 'metadata': {}, 'source': source.splitlines(keepends=True)}
         return base if type_ == 'md' else {**base, 'execution_count': None, 'outputs': []}
     kernel = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     text = json.dumps({'cells': [cell(*c) for c in cells], 'metadata': kernel, 'nbformat': 4, 'nbformat_minor': 5}, indent=1) + '\n'
     replace_file(file, lambda p: p.write_text(text, encoding='utf-8'))
-    if clone: _list_in_sidebar(folder/'nbs'/'sidebar.yml', file.name)
+    try: replace_file(sidebar, lambda p: p.write_text(listed, encoding='utf-8')) if clone else None
+    except FileError: file.unlink(missing_ok=True); raise # both or neither
     return file
 
+# %% ../nbs/15b_new.ipynb #4fa5dfdb
 def _free_name(nbs, number, short):
     "01x_short.ipynb with the first letter after the last that is taken"
     taken = [f.name[2] for f in nbs.glob(f'{number}[a-z]_*.ipynb')]
@@ -113,9 +119,11 @@ def _free_name(nbs, number, short):
     if letter > 'z': raise FileError(f'{nbs}: all letters from {number}a to {number}z are taken')
     return f'{number}{letter}_{short}.ipynb'
 
-def _list_in_sidebar(sidebar, name):
-    "Add the chapter behind the last one of its row"
-    lines = sidebar.read_text(encoding='utf-8').splitlines(keepends=True)
-    last = max(i for i, line in enumerate(lines) if line.strip().startswith(f'- {name[:2]}'))
+def _listed(sidebar, name) -> str:
+    "The sidebar with the chapter behind the last one of its row"
+    lines = read_text(sidebar).splitlines(keepends=True)
+    last = max((i for i, line in enumerate(lines) if line.strip().startswith(f'- {name[:2]}')), default=None)
+    if last is None: raise FileError(f'{sidebar}: no line begins with - {name[:2]}; the list of the chapters is needed, or a folder that is no clone')
+    lines[last] = lines[last].rstrip('\r\n') + '\n'
     lines.insert(last + 1, re.sub(r'- .*', f'- {name}', lines[last]))
-    replace_file(sidebar, lambda p: p.write_text(''.join(lines), encoding='utf-8'))
+    return ''.join(lines)

@@ -29,7 +29,7 @@ from tinyrpn import data
 from tinyrpn.cli import main
 from tinyrpn.config import ConfigError, load_config
 from tinyrpn.core import DeviceError, FileError, ParameterError, ShapeError, TinyRPNError, TooLargeError, UnknownNameError, UnknownParameterError, create, names, set_seed
-from tinyrpn.data import Batches, Data, DataError, MissingDataError, image_batch, load_data, read_folder, read_idx, read_npz
+from tinyrpn.data import Batches, Data, DataError, MissingDataError, find_idx, image_batch, load_data, read_folder, read_idx, read_npz
 from tinyrpn.learner import Callback, History, Learner
 from tinyrpn.model import RPN, RPNHead, RPNLayer, Signature
 from tinyrpn.scaler import InputScaler
@@ -39,7 +39,6 @@ X, Y = torch.linspace(0, 1, 48).view(12, 4), torch.arange(12) % 3
 RAW = np.arange(96, dtype=np.uint8).reshape(24, 2, 2)
 LABELS = np.arange(24) % 2
 TWO = Signature('two', [1, 2, 2], 0.5, 0.25, ['even', 'odd'])
-STARTED, REFUSED = [], []
 
 
 def disk():
@@ -49,7 +48,6 @@ def disk():
 
 def refused(name, call, error, words):
     "The check that all cases share"
-    STARTED.append(name)
     before, start = disk(), time.time()
     tracemalloc.start()
     try:
@@ -62,7 +60,11 @@ def refused(name, call, error, words):
     assert len(words) > 1 and all(w in message for w in words), f'{words}: {message}'
     assert disk() == before
     assert time.time() - start < 10 and peak < 100e6
-    REFUSED.append(name)
+
+
+@pytest.fixture(autouse=True)
+def counted(request):
+    if request.node.name != 'test_there_are_many': request.node.user_properties.append(('counted', 'cases of bad input refused'))
 
 
 def parametrize(cases):
@@ -145,11 +147,19 @@ MODELS = [
     ('samples that are too wide', lambda: model()(torch.rand(2, 5)), ShapeError, '(2, 5)', '(batch, 4)'),
     ('images of another size', lambda: model()(torch.rand(2, 1, 3, 3)), ShapeError, '(2, 9)', '(batch, 4)'),
     ('a batch of 0 to describe', lambda: model().describe(0), ParameterError, 'batch=0', 'at least 1'),
+    ('a batch of 10^9 to describe', lambda: model().describe(10**9), ParameterError, 'batch=1000000000', 'at most 100,000,000'),
     ('a signature of deviation 0', lambda: Signature('x', [4], 0., 0.).check(4, 3), ShapeError, 'std=0.0', 'std > 0'),
+    ('a signature of a mean beyond all floats', lambda: Signature('x', [4], 10**400).check(4, 3), ShapeError, 'mean=a number of 400 digits', 'finite numbers'),
+    ('a signature of a mean of 5000 digits', lambda: Signature('x', [4], 10**5000).check(4, 3), ShapeError, 'mean=a number of 5000 digits', 'finite numbers'),
+    ('a signature of 9 dimensions', lambda: Signature('x', [1]*8 + [4]).check(4, 3), ShapeError, "Signature('x', [1, 1, 1, 1, 1, 1, 1, 1, 4]", 'at most 8 whole numbers'),
+    ('a signature of a side of 5000 digits', lambda: Signature('x', [10**5000]).check(4, 3), ShapeError, '[a number of 5000 digits]', 'from 1 to 100,000,000'),
     ('a model saved nowhere', lambda: model().save('nowhere/m.safetensors'), FileError, 'nowhere/m.safetensors', 'no folder'),
     ('a model saved over a folder', lambda: model().save('folder'), FileError, 'folder', 'it is a folder'),
     ('a model saved as None', lambda: model().save(None), ParameterError, 'None', 'the name of a file'),
     ('a model that is not there', lambda: RPN.load('m.safetensors'), FileError, 'm.safetensors', 'no such file'),
+    ('a model of a name too long', lambda: RPN.load('x'*300), FileError, 'xxx', 'cannot be looked up'),
+    ('a model of a name with a zero byte', lambda: RPN.load('a\0b'), FileError, 'a', 'cannot be looked up'),
+    ('10^8 inputs', lambda: head(m=10**8), ParameterError, 'm=100000000', 'at most 10,000,000'),
     ('a packaged model that is nearly there', lambda: RPN.load('mnist_dual_lph'), FileError, 'mnist_dual_lph', "Did you mean 'mnist_dual_lphm'?"),
     ('a model file that is text', lambda: RPN.load('text'), FileError, 'text', 'safetensors'),
     ('a model from None', lambda: RPN.load(None), ParameterError, 'None', 'a path'),
@@ -285,6 +295,12 @@ YAML = [
     *[(f'batch size {n}', f'data: {{name: mnist, batch_size: {n}}}\n' + SIMPLE, ParameterError, 'batch_size=', 'at least 1') for n in ('0', '-1', 'all')],
     ('a batch beyond the data', 'data: {name: mnist_sample, batch_size: 2001}\n' + SIMPLE, ParameterError, 'batch_size=2001', 'at most 2000'),
     ('an unknown key of the data', 'data: {name: mnist, batchsize: 3}\n' + SIMPLE, ConfigError, 'data.batchsize', "Did you mean 'batch_size'?"),
+    ('a batch of 10^12', 'data: {name: mnist, batch_size: 1000000000000}\n' + SIMPLE, ParameterError, 'batch_size=1000000000000', 'at most 100,000,000'),
+    ('deterministic as text', SIMPLE + 'learner: {deterministic: "no"}', ConfigError, "learner.deterministic: found 'no'", 'true or false'),
+    ('a metric named by a number', SIMPLE + 'learner: {metrics: {1: accuracy}}', ConfigError, 'the key 1', 'text'),
+    ('a metric named by nothing', SIMPLE + 'learner: {metrics: {~: accuracy}}', ConfigError, 'the key None', 'text'),
+    ('a metric named loss', SIMPLE + 'learner: {metrics: {loss: accuracy}}', ConfigError, 'learner.metrics.loss', 'another one'),
+    ('a key of 5000 digits', '? ' + ':'.join(['59']*2900) + '\n: 3', ConfigError, 'the key a number of 5156 digits', 'text'),
     ('data that are not there', 'data: mnits\n' + SIMPLE, UnknownNameError, "'mnits'", "Did you mean 'mnist'?"),
     ('a metric that is not there', SIMPLE + 'learner: {metrics: acuracy}', UnknownNameError, "'acuracy'", "Did you mean 'accuracy'?"),
     ('a loss that is not there', SIMPLE + 'learner: {loss: CrossEntropy}', UnknownNameError, "'CrossEntropy'", "Did you mean 'CrossEntropyLoss'?"),
@@ -327,10 +343,14 @@ CLI = [
     ('data that are not there', TRAIN + '--data absent', "'absent'", 'no such file'), ('text for data', TRAIN + '--data text', "'text'", '.npz'), ('an empty folder for data', TRAIN + '--data folder', "'folder'", 'class folders'), ('data of another size', TRAIN + '--batch-size 4 --data mine.npz', '4 numbers', 'm=784'),
     ('results in a file', TRAIN + '--out text', 'text', 'file'), ('results below a file', TRAIN + '--out text/x', 'text/x', 'cannot be written'), ('results in no folder', ['train', 'small.yaml', '--device', 'cpu', '--out', ''], "''", 'folder'),
     ('results on a run', TRAIN + '--out old', 'old', '--overwrite'), ('an unknown way to multiply', TRAIN + '--contraction fast', "'fast'", "'auto'"), ('no image', 'predict mnist_dual_lphm', 'IMAGE'), ('a model that is not there', 'predict absent.safetensors x.png', 'absent.safetensors', 'no such file'),
-    ('text for a model', 'predict text x.png', 'text', 'safetensors'), ('an image that is not there', 'predict mnist_dual_lphm absent.png', 'absent.png', 'no such file'), ('text for an image', 'predict mnist_dual_lphm text', 'text', 'PNG or JPEG'), ('a folder for an image', 'predict mnist_dual_lphm folder', 'folder', 'PNG or JPEG'),
+    ('text for a model', 'predict text x.png', 'text', 'safetensors'), ('an image that is not there', 'predict mnist_dual_lphm absent.png', 'absent.png', 'no such file'), ('text for an image', 'predict mnist_dual_lphm text', 'text', 'PNG or JPEG'), ('a folder for an image', 'predict mnist_dual_lphm folder', 'folder', 'no file but a folder'),
     ('a packaged model that is nearly there', 'predict mnist_dual_lph x.png', 'mnist_dual_lph', "Did you mean 'mnist_dual_lphm'?"), ('batches of 0 described', 'describe mnist --batch-size 0', 'batch_size=0', 'at least 1'), ('a benchmark over a file', 'bench --out text', 'text', 'another file'),
     ('a benchmark nowhere', 'bench --out nowhere/x.csv', 'nowhere', 'no folder'), ('a configuration copied over a file', 'configs mnist text', 'text', 'another file'), ('a configuration copied nowhere', 'configs mnist nowhere/x.yaml', 'nowhere', 'no folder'),
     ('a chapter of no kind', 'new expansio x', "'expansio'", "Did you mean 'expansion'?"), ('a chapter with spaces', ['new', 'expansion', 'Soft Sign'], "'Soft Sign'", 'small letters'), ('a chapter for what is there', 'new expansion taylor', "'taylor'", 'already'), ('a plugin that is not there', '--plugin no_such configs', "'no_such'", 'a module'),
+    *[(f'an empty text: {" ".join(line)}', line, "found ''", where) for line, where in ((['train', 'small.yaml', '--data', ''], '--data'), (['train', '--resume', ''], '--resume'), (['bench', ''], 'NAME_OR_YAML'), (['bench', '--out', ''], '--out'), (['configs', ''], 'name'), (['configs', 'mnist', ''], 'argument to'), (['inspect', ''], 'FILE'), (['new', 'expansion', 'x', '--folder', ''], '--folder'), (['--plugin', '', 'configs'], '--plugin'))],
+    *[(f'a name of 300 letters: {line}', line.replace('LONG', 'x'*300), 'too long', 'xxx') for line in ('configs mnist LONG', 'bench --out LONG', 'bench --out LONG/x.csv', TRAIN + '--out LONG', TRAIN + '--out folder/LONG/x', TRAIN + '--resume LONG', 'export mnist_dual_lphm LONG.onnx', 'new expansion LONG', 'new expansion abc --folder LONG')],
+    ('checkpoints every two squared', TRAIN + '--checkpoint \u00b2', '--checkpoint', "'epoch'"), ('checkpoints every 5000 digits', TRAIN + '--checkpoint ' + '9'*5000, '--checkpoint', "'epoch'"), ('no checkpoints kept', TRAIN + '--keep 0', '--keep=0', 'at least 1'),
+    ('lines and colours in an argument', ['train', 'small.yaml', '--colour\nred', '\x1b[31m'], '--colour red', r'\x1b[31m'), ('a run to go on with and to overwrite', TRAIN + '--resume old --overwrite', '--resume', 'leave out'),
 ]
 
 
@@ -340,7 +360,6 @@ def test_command_line(files, capsys, case):
     Path('small.yaml').write_text('data: {name: mnist_sample, batch_size: 50}\nmodel: {dims: [784, 10], expansion: identity}\nlearner: {epochs: 1}\n')
     Path('old').mkdir(); Path('old/config.yaml').write_text('seed: 1\n')
     np.savez('mine.npz', x_train=RAW, y_train=LABELS, x_test=RAW, y_test=LABELS)
-    STARTED.append(name)
     before = disk()
     try: status = main(line.split() if isinstance(line, str) else line)
     except SystemExit as e: status = e.code
@@ -348,7 +367,6 @@ def test_command_line(files, capsys, case):
     assert status == 2 and said.startswith('tinyrpn: ') and said.count('\n') == 1 and len(said) < 650, said
     assert all(w in said for w in words) and 'unexpected' not in said and 'Traceback' not in said, said
     assert disk() == before
-    REFUSED.append(name)
 
 
 def idx(a, head=None): return (head or bytes([0, 0, 8, a.ndim]) + struct.pack(f'>{a.ndim}I', *a.shape)) + a.astype(np.uint8).tobytes()
@@ -401,9 +419,13 @@ def written(name, body, call):
 
 def made(**changed): return lambda: Data(**{**dict(x_train=RAW, y_train=LABELS, x_test=RAW, y_test=LABELS, signature=TWO), **changed})
 def broken(value): x = RAW.astype(np.float32); x[3, 1, 0] = value; return x
+def scarce(call):
+    def call_it():
+        with mock.patch('tinyrpn.core.memory_free', return_value=2**27): call()
+    return call_it
 def denied(call):
     def call_it():
-        with mock.patch('builtins.open', side_effect=PermissionError(13, 'Permission denied')): call()
+        with mock.patch('os.open', side_effect=PermissionError(13, 'Permission denied')): call()
     return call_it
 
 
@@ -455,7 +477,11 @@ FILES = [
     ('idx: test images of another size', lambda: mnist(c=idx(PIXELS[:10, :2])), DataError, 't10k-images', '(2, 4)', '(3, 4)'),
     ('idx: a file is missing', lambda: (mnist(), Path('set', data.FILES[3]).unlink(), lambda: load_data('mnist', 'set'))[2], MissingDataError, 'set', 't10k-labels'),
     ('idx: a folder in place of a file', lambda: (mnist(), Path('set', data.FILES[3]).unlink(), Path('set', data.FILES[3]).mkdir(), lambda: load_data('mnist', 'set'))[3], MissingDataError, 'set', 't10k-labels'),
-    ('idx: a folder', lambda: (Path('folder').mkdir(), lambda: read_idx('folder', 3))[1], DataError, 'folder', 'Is a directory'),
+    ('idx: a folder', lambda: (Path('folder').mkdir(), lambda: read_idx('folder', 3))[1], DataError, 'folder', 'no file but a folder'),
+    ('idx: None for a path', lambda: lambda: read_idx(None, 3), DataError, 'None', 'cannot be read'),
+    ('idx: a data set that there is not', lambda: lambda: find_idx('set', 'nope'), UnknownNameError, "'nope'", 'Known: fashion_mnist'),
+    ('class folders: not there', lambda: lambda: read_folder('absent'), MissingDataError, 'absent', 'no such folder'),
+    ('class folders: None for a path', lambda: lambda: read_folder(None), ParameterError, 'root=None', 'a folder is needed'),
     ('idx: no permission', lambda: denied(mnist()), DataError, 'train-images', 'Permission denied'),
     ('idx: a batch beyond the data', lambda: (mnist(), lambda: load_data('mnist', 'set', 21, say=print))[1], ParameterError, 'batch_size=21', 'at most 20'),
     ('gz: cut short', lambda: mnist(gz=True, raw_a=gzip.compress(SETS[0])[:-9]), DataError, 'train-images', 'cannot be read'),
@@ -468,7 +494,11 @@ FILES = [
     ('npz: cut short', lambda: written('mine.npz', (npz(), Path('mine.npz').read_bytes()[:-30])[1], lambda: read_npz('mine.npz')), DataError, 'mine.npz', 'not an .npz'),
     ('npz: text', lambda: written('mine.npz', b'plain text', lambda: load_data('mnist', 'mine.npz')), DataError, 'mine.npz', 'not an .npz'),
     ('npz: empty', lambda: written('mine.npz', b'', lambda: load_data('mnist', 'mine.npz')), DataError, 'mine.npz', 'not an .npz'),
-    ('npz: a folder', lambda: (Path('mine.npz').mkdir(), lambda: read_npz('mine.npz'))[1], DataError, 'mine.npz', 'Is a directory'),
+    ('npz: a folder', lambda: (Path('mine.npz').mkdir(), lambda: read_npz('mine.npz'))[1], DataError, 'mine.npz', 'no file but a folder'),
+    ('npz: None for a path', lambda: lambda: read_npz(None), DataError, 'None', 'cannot be read'),
+    ('npz: labels of 300 letters', lambda: npz(y_train=np.array(['a', 'b']*12, '<U300')), DataError, 'y_train', '300 letters', 'at most 200'),
+    ('npz: something after its end', lambda: zipped(edit=lambda b: b + b'more'), DataError, 'mine.npz', 'something follows'),
+    ('npz: more than the memory has', lambda: scarce(zipped(x_train=npy(np.frombuffer(os.urandom(2**21), np.uint8).reshape(-1, 2, 2).repeat(28, 0)))), TooLargeError, 'mine.npz', 'in float32', 'are free'),
     ('npz: not there', lambda: lambda: read_npz('mine.npz'), MissingDataError, 'mine.npz', 'no such file'),
     ('npz: an array is missing', lambda: npz(y_test=None), DataError, 'y_test is missing', 'x_train, y_train, x_test and y_test'),
     ('npz: objects', lambda: npz(x_train=np.array([[{}]], dtype=object)), DataError, 'x_train', 'Python objects'),
@@ -511,6 +541,8 @@ def png(**kw): f = io.BytesIO(); kw.pop('im', Image.new('L', (6, 5), 7)).save(f,
 def chunk(kind, body): return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
 def claims(w, h): return png()[:8] + chunk(b'IHDR', struct.pack('>2I5B', w, h, 8, 0, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b'')
 def image(body): return written('a.png', body, lambda: image_batch(['a.png'], TWO))
+def moving(kind): f = io.BytesIO(); Image.new('L', (6, 5), 7).save(f, kind, save_all=True, append_images=[Image.new('L', (6, 5), 200)]); return f.getvalue()
+def closed(): im = Image.open(io.BytesIO(png())); im.close(); return im
 def folder(**classes): # class -> list of bytes
     for c, bodies in classes.items():
         Path('pets', c).mkdir(parents=True)
@@ -529,8 +561,17 @@ IMAGES = [
     ('a PIL image of 10^8 pixels', lambda: lambda: image_batch([Image.new('1', (10**4, 10**4))], TWO), TooLargeError, '10,000 x 10,000', '64,000,000'),
     ('an image with a wrong check sum', lambda: image(png()[:20] + b'????' + png()[24:]), DataError, 'a.png', 'PNG or JPEG'),
     ('a moving picture', lambda: image(png(save_all=True, append_images=[Image.new('L', (6, 5), 9)])), DataError, 'a.png', 'animated', '2 pictures'),
-    ('an image that is not there', lambda: lambda: image_batch(['a.png'], TWO), FileError, 'a.png', 'no such file'),
-    ('a folder for an image', lambda: (Path('a.png').mkdir(), lambda: image_batch(['a.png'], TWO))[1], DataError, 'a.png', 'Is a directory'),
+    ('an image that is not there', lambda: lambda: image_batch(['a.png'], TWO), MissingDataError, 'a.png', 'no such file'),
+    ('a PIL image cut short', lambda: lambda: image_batch([Image.open(io.BytesIO(png(im=Image.effect_noise((50, 50), 80))[:1500]))], TWO), DataError, 'images[0]', 'truncated'),
+    ('a PIL image that is closed', lambda: lambda: image_batch([closed()], TWO), DataError, 'images[0]', 'closed'),
+    ('a PIL image of no pixels', lambda: lambda: image_batch([Image.new('L', (0, 5))], TWO), DataError, 'images[0]', '0 x 5', 'at least one'),
+    ('a PIL image of numbers', lambda: lambda: image_batch([Image.new('F', (2, 2), 0.5)], TWO), DataError, 'images[0]', 'mode F', 'what is white'),
+    ('a PIL image of whole numbers', lambda: lambda: image_batch([Image.new('I', (2, 2), 255)], TWO), DataError, 'images[0]', 'mode I', 'what is white'),
+    *[(f'a moving {kind}', lambda kind=kind: lambda: image_batch([Image.open(io.BytesIO(moving(kind)))], TWO), DataError, 'images[0]', 'animated', 'a single picture') for kind in ('GIF', 'TIFF', 'PNG')],
+    ('no signature for images', lambda: lambda: image_batch([Image.new('L', (2, 2))], None), ParameterError, 'signature=None', 'a Signature is needed'),
+    ('a model of four channels', lambda: lambda: image_batch([Image.new('L', (2, 2))], Signature('m', [4, 2, 2])), ParameterError, '[4, 2, 2]', '1 channel or 3'),
+    ('a model of 10^8 pixels', lambda: lambda: image_batch([Image.new('L', (2, 2))], Signature('m', [1, 10**4, 10**4])), ParameterError, '10000', 'at most 8,000,000 pixels'),
+    ('a folder for an image', lambda: (Path('a.png').mkdir(), lambda: image_batch(['a.png'], TWO))[1], DataError, 'a.png', 'no file but a folder'),
     ('an image that leads to itself', lambda: (os.symlink('a.png', 'a.png'), lambda: image_batch(['a.png'], TWO))[1], DataError, 'a.png', 'symbolic links'),
     ('an image without permission', lambda: (written('a.png', png(), None), denied(lambda: image_batch(['a.png'], TWO)))[1], DataError, 'a.png', 'Permission denied'),
     ('no images', lambda: lambda: image_batch([], TWO), ParameterError, 'images=[]', 'at least one'),
@@ -628,7 +669,6 @@ def test_a_download_that_breaks_is_taken_up_again(server):
     assert len(load_data('kmnist', say=lambda *_: None).train.x) == 20 and len(disk()) == 4 + 3
 
 
-def test_all_of_them_were_refused(capsys):
+def test_there_are_many():
     everything = sum(map(len, (COMPONENTS, MODELS, TRAINING, YAML, CLI, ARRAYS, FILES, IMAGES))) + 6
-    with capsys.disabled(): print(f'\n{len(REFUSED)} of {len(STARTED)} cases of bad input refused ({everything} in all)')
-    assert len(REFUSED) == len(STARTED) and everything >= 80
+    assert everything >= 390

@@ -6,8 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.font_manager  # noqa: F401  writes its cache now, not within a case
 import numpy as np
 import pytest
+
+from tinyrpn.cli import main
 
 SMALL = '''
 name: small
@@ -20,6 +23,9 @@ learner: {epochs: EPOCHS, optimizer: {name: AdamW, lr: 5.0e-3}}
 
 def tinyrpn(*args, **env):
     return subprocess.run([sys.executable, '-m', 'tinyrpn', *map(str, args)], capture_output=True, text=True, env={**os.environ, **env})
+
+
+def listing(): return {str(p): os.readlink(p) if p.is_symlink() else p.read_bytes() if p.is_file() else 'folder' for p in Path().rglob('*')}
 
 
 def start(*args):
@@ -122,3 +128,116 @@ def test_interrupted_in_the_first_epoch():
     out, _ = p.communicate(timeout=60)
     named = out.split('results: ')[-1].split('(')[-1].split(')')[0].split(', ')
     assert p.returncode == 130 and 'model.safetensors' in named and all(Path('runs/small', f).is_file() for f in named)
+
+
+def begun(folder):
+    "A run begun in Python, without results"
+    import torch
+    from tinyrpn.all import Batches, IdentityExpansion, IdentityReconciliation, Learner, RPN, RPNHead
+    learner = Learner(RPN([RPNHead(784, 10, IdentityExpansion(), IdentityReconciliation())]), (Batches(torch.rand(20, 784), torch.arange(20) % 10), None), device='cpu', progress=False)
+    learner.fit(1, checkpoint=folder)
+
+
+def refused(capsys, words, *line):
+    "One line, status 2, and nothing on disk changes"
+    before, _ = listing(), capsys.readouterr()
+    try: status = main([*line])
+    except SystemExit as e: status = e.code
+    said = capsys.readouterr().err
+    assert status == 2 and words in said and said.count('\n') == 1 and said.rstrip('\n').isprintable() and 'unexpected' not in said, said
+    assert listing() == before
+
+
+def test_runs_begun_in_python_and_folders_of_others_stay(small, capsys):
+    begun('runs/small')
+    Path('checkpoints').mkdir(); Path('checkpoints/best.ckpt').write_text('of another program')
+    before = listing()
+    refused(capsys, '--out runs/small holds a run already', 'train', small, '--out', 'runs/small')
+    refused(capsys, 'a folder checkpoints that is not empty', 'train', small, '--out', '.')
+    refused(capsys, '--resume . holds a run without checkpoints', 'train', small, '--resume', '.')
+    assert main(['train', small, '--device', 'cpu']) == 0 and 'results: runs/small-2/' in capsys.readouterr().out
+    assert main(['train', small, '--device', 'cpu', '--lr', '1e37']) == 2 # it gives back runs/small-3, and nothing else
+    after = listing()
+    assert all(after[k] == v for k, v in before.items()) and not Path('runs/small-3').exists()
+    assert main(['train', small, '--device', 'cpu', '--out', '.', '--overwrite']) == 0 and Path('checkpoints/best.ckpt').read_text() == 'of another program'
+
+
+def test_a_refused_run_gives_back_every_folder_it_made(small, capsys):
+    Path('loss.yaml').write_text(Path(small).read_text().replace('epochs: 1', 'epochs: 1, loss: MSELoss'))
+    Path('mine').mkdir()
+    before = listing()
+    for more in ([], ['--out', 'a/b/c'], ['--out', 'mine'], ['--resume', 'd']):
+        assert main(['train', 'loss.yaml', '--device', 'cpu', *more]) == 2 and listing() == before
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='symbolic links need a right there')
+@pytest.mark.parametrize('odd, words', [('link', 'checkpoints is a link'), ('file link', 'history.csv is a link'), ('folder', 'model.safetensors is a folder'), ('file', 'checkpoints is a file')])
+def test_overwriting_looks_before_it_removes(small, capsys, odd, words):
+    Path('run').mkdir(); Path('run/config.yaml').write_text('seed: 7'); Path('run/curves.png').write_text('curves')
+    Path('elsewhere').mkdir(); Path('elsewhere/.epoch-private').write_text('precious'); Path('elsewhere/history.csv').write_text('precious')
+    if odd == 'link': Path('run/checkpoints').symlink_to('../elsewhere')
+    elif odd == 'file link': Path('run/history.csv').symlink_to('../elsewhere/history.csv')
+    elif odd == 'folder': Path('run/model.safetensors').mkdir()
+    else: Path('run/checkpoints').write_text('')
+    refused(capsys, words, 'train', small, '--out', 'run', '--overwrite')
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--checkpoint', 'daily'], '--checkpoint daily'), (['--checkpoint', '0'], '--checkpoint=0'), (['--checkpoint', '\u00b2'], '--checkpoint'), (['--checkpoint', '9'*5000], '--checkpoint 999'), (['--keep', '0'], '--keep=0'), (['--clip', '-1'], 'clip=-1'), (['--accumulate', '0'], 'accumulate=0'),
+    (['--epochs', '0'], 'epochs=0'), (['--out', 'old'], 'holds a run already'), (['--out', 'text'], 'text is a file'), (['--out', 'text/x'], 'text is a file'), (['--out', 'x'*300], 'too long'), (['--out', 'new/' + 'x'*300], 'too long'), (['--resume', 'x'*300], 'too long'), (['--resume', 'old2'], 'without checkpoints'), (['--overwrite', '--resume', 'old'], 'leave out'),
+    pytest.param(['--out', '/proc/x'], 'cannot be written', marks=pytest.mark.skipif(sys.platform != 'linux', reason='where nobody can write'))])
+def test_what_is_wrong_is_said_before_any_data_are_looked_for(small, capsys, monkeypatch, args, words):
+    monkeypatch.setattr('tinyrpn.config.load_data', lambda *a, **k: pytest.fail('data were looked for'))
+    Path('text').write_text(''); Path('old').mkdir(); Path('old/config.yaml').write_text(''); Path('old2').mkdir(); Path('old2/model.safetensors').write_text('')
+    refused(capsys, words, 'train', small, '--device', 'cpu', *args)
+
+
+def test_a_name_too_long_for_the_disk_leaves_no_folder(capsys):
+    Path('long.yaml').write_text(SMALL.replace('EPOCHS', '1').replace('name: small', 'name: ' + '\u3042'*100), encoding='utf-8')
+    refused(capsys, 'too long', 'train', 'long.yaml', '--device', 'cpu')
+
+
+def test_outputs_that_are_no_numbers_are_no_prediction(capsys, monkeypatch):
+    import torch
+    from PIL import Image
+    Image.new('L', (28, 28), 9).save('a.png')
+    monkeypatch.setattr('tinyrpn.model.RPN.forward', lambda self, x: torch.full((len(x), 10), torch.nan))
+    refused(capsys, 'mnist_dual_lphm: what it computes of a.png is not a finite number', 'predict', 'mnist_dual_lphm', 'a.png')
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='such names are refused there')
+def test_names_from_others_are_text_and_nothing_else(small, capsys):
+    from PIL import Image
+    names = ['a\nb.png', 'a\x1b[2Jb.png', 'a\u202eb.png', '\u00e9.png']
+    for name in names: Image.new('L', (28, 28), 9).save(name)
+    assert main(['predict', 'mnist_dual_lphm', *names]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(names) and all(line.isprintable() for line in lines) and r'a\x1b[2Jb.png' in lines[3] and '\u00e9.png' in lines[5]
+    Path(small).write_text(Path(small).read_text().replace('epochs: 1', 'epochs: 1, metrics: {"\\e[2J": accuracy}'))
+    assert main(['train', small, '--device', 'cpu']) in (0, 2) # a name that is refused is no trouble either
+    assert all(line.isprintable() for line in capsys.readouterr().out.split('\n'))
+    refused(capsys, r'no\x1b[2Jne', 'train', small, '--colour', 'no\x1b[2Jne\nthing')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='/dev/full')
+def test_what_is_printed_can_be_written_or_that_is_said():
+    from PIL import Image
+    Image.new('L', (28, 28), 9).save('\u00e9.png')
+    ascii_ = tinyrpn('predict', 'mnist_dual_lphm', '\u00e9.png', PYTHONIOENCODING='ascii')
+    assert ascii_.returncode == 0 and r'\xe9.png' in ascii_.stdout, ascii_.stderr
+    shell = lambda line: subprocess.run(f'{sys.executable} -m tinyrpn {line}', shell=True, capture_output=True, text=True)
+    for line in ('configs', '--version'):
+        full = shell(f'{line} > /dev/full')
+        assert full.returncode == 2 and full.stderr == 'tinyrpn: the output cannot be written: No space left on device\n', full.stderr
+    for line, status in (('--version >&-', 0), ('new nope x 2>&-', 2), ('new nope x 2>/dev/full', 2)):
+        closed = shell(line)
+        assert closed.returncode == status and not closed.stdout and not closed.stderr
+
+
+def test_a_plugin_cannot_end_the_program_unsaid(capsys, monkeypatch):
+    for name, code in (('quits', 'import sys; sys.exit(0)'), ('odd', 'class Odd(BaseException): pass\nraise Odd("a\\nb")'), ('warns', 'import warnings; warnings.warn("a\\nb\\x1b[2J")')): Path(f'{name}_plugin.py').write_text(code)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    for name, status, words in (('quits', 2, 'a plugin has ended the program with sys.exit(0)'), ('odd', 2, 'Odd, which is unexpected'), ('warns', 0, 'note: a b\\x1b[2J\n')):
+        assert main(['--plugin', f'{name}_plugin', 'configs']) == status
+        said = capsys.readouterr()
+        assert words in said.err and said.err.count('\n') == 1 and bool(said.out) == (status == 0), said.err

@@ -95,6 +95,27 @@ def test_new_on_the_command_line(tmp_path):
     assert again.returncode == 2 and 'exists already' in again.stderr and again.stderr.count('\n') == 1
 
 
+@pytest.mark.parametrize('sidebar, words', [(b'contents:\n', 'no line begins with - 01'), (b'\xff\xfe', 'not text in UTF-8')])
+def test_a_sidebar_that_cannot_be_used_leaves_no_chapter(tmp_path, capsys, sidebar, words):
+    from tinyrpn.cli import main
+    (tmp_path/'nbs').mkdir(); (tmp_path/'settings.ini').write_text(''); (tmp_path/'nbs'/'sidebar.yml').write_bytes(sidebar)
+    assert main(['new', 'expansion', 'soft_clip', '--folder', str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count('\n') == 1 and os.listdir(tmp_path/'nbs') == ['sidebar.yml']
+
+
+def test_a_sidebar_that_cannot_be_written_leaves_no_chapter(tmp_path, monkeypatch):
+    from tinyrpn import new
+    (tmp_path/'nbs').mkdir(); (tmp_path/'settings.ini').write_text(''); (tmp_path/'nbs'/'sidebar.yml').write_text('- 01_x')
+    whole = new.replace_file
+    def full(path, write): return whole(path, write if path.suffix == '.ipynb' else lambda p: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with monkeypatch.context() as m:
+        m.setattr(new, 'replace_file', full)
+        with pytest.raises(new.FileError, match='the disk is full'): new_chapter('expansion', 'soft_clip', tmp_path)
+    assert os.listdir(tmp_path/'nbs') == ['sidebar.yml']
+    assert new_chapter('expansion', 'soft_clip', tmp_path).name == '01a_soft_clip.ipynb' and (tmp_path/'nbs'/'sidebar.yml').read_text() == '- 01_x\n- 01a_soft_clip.ipynb\n'
+
+
 def test_a_plugin_trains_predicts_and_is_named_by_its_file(tmp_path, clean_registry):
     (tmp_path/'my_plugin_module.py').write_text(MODULE.replace('CLASS', walkthrough()[0]))
     (tmp_path/'mine.yaml').write_text(CONFIG)

@@ -40,7 +40,7 @@ def same(a, b):
     return a.keys() == b.keys() and all((v == b[k]).all() for k, v in a.items())
 
 
-def half_written(folder): return list(Path(folder, 'checkpoints').glob('.epoch-*.safetensors'))
+def half_written(folder): return [p for pattern in ('.tmp*', '.epoch-*.safetensors') for p in Path(folder, 'checkpoints').glob(pattern)] # safetensors' own file first, then ours
 
 
 def kill_once(folder, rng, while_writing):
@@ -57,7 +57,7 @@ def kill_once(folder, rng, while_writing):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
-def test_twenty_kills_leave_no_trace(capsys):
+def test_twenty_kills_leave_no_trace(tell):
     rng, kills, in_writing = random.Random(0), 0, 0
     Path('run.yaml').write_text(RUN); Path('slowed.py').write_text(SLOWED)
     assert tinyrpn('train', 'run.yaml', '--device', 'cpu', '--out', 'unbroken', '--checkpoint', 'never').returncode == 0
@@ -68,7 +68,7 @@ def test_twenty_kills_leave_no_trace(capsys):
         assert done.returncode == 0, done.stderr
         assert same('unbroken', folder), f'kill {i}: other weights'
         assert not half_written(folder)
-    with capsys.disabled(): print(f'\n{kills} killed, {in_writing} of them in the middle of writing; 20 of 20 equal to the bit')
+    tell(f'{kills} killed, {in_writing} of them in the middle of writing; 20 of 20 equal to the bit')
     assert kills >= 18 and in_writing >= 3
 
 
@@ -93,6 +93,88 @@ def test_resuming_from_the_command_line():
     for args, message in ((['--resume', 'nothing'], 'there are no checkpoints'), (['--resume', 'run', '--out', 'x'], 'leave out --out'), (['run.yaml', '--out', 'run'], 'holds a run already'), (['run.yaml', '--checkpoint', 'daily'], "'epoch', a number of steps or 'never'")):
         refused = tinyrpn('train', *args)
         assert refused.returncode == 2 and message in refused.stderr and len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+
+
+@pytest.mark.parametrize('trouble, words', [('a full disk', 'the disk is full'), ('no memory', 'CUDA out of memory'), ('broken data', 'NaN or infinite numbers')])
+def test_trouble_in_the_first_epoch_leaves_the_checkpoints(trouble, words, capsys, monkeypatch):
+    import errno
+    import safetensors.torch, torch
+    from tinyrpn.checkpoint import Checkpoints
+    from tinyrpn.cli import main
+    from tinyrpn.learner import Learner
+    written, save, step = [], safetensors.torch.save_file, Learner.train_step
+    def full(tensors, path, header):
+        written.append(path)
+        if len(written) > 3: Path(path).write_bytes(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
+        return save(tensors, path, header)
+    def breaks(self, x, y):
+        if self.step > 4 and trouble == 'no memory': raise torch.OutOfMemoryError('CUDA out of memory')
+        return step(self, x*float('inf') if self.step > 4 else x, y)
+    Path('run.yaml').write_text(RUN.replace('epochs: 4', 'epochs: 1'))
+    monkeypatch.setattr(Checkpoints, 'due', lambda self: True)
+    with monkeypatch.context() as m:
+        m.setattr('safetensors.torch.save_file', full) if trouble == 'a full disk' else m.setattr(Learner, 'train_step', breaks)
+        assert main(['train', 'run.yaml', '--device', 'cpu', '--out', 'run', '--checkpoint', '2', '--keep', '3']) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert [p.name[6:-12] for p in Checkpoints('run').files()] == ['000000-step-00000000', '000000-step-00000002', '000000-step-00000004'] and not half_written('run')
+    assert main(['train', '--resume', 'run']) == 0 and Path('run/model.safetensors').is_file()
+
+
+def abouts(folder):
+    from tinyrpn.checkpoint import Checkpoints
+    store = Checkpoints(folder)
+    return len(store.files()), store.about()['extra']
+
+
+def test_how_checkpoints_are_kept_is_kept(capsys, monkeypatch):
+    from tinyrpn.checkpoint import Checkpoints
+    from tinyrpn.cli import main
+    monkeypatch.setattr(Checkpoints, 'due', lambda self: True)
+    Path('run.yaml').write_text(RUN.replace('epochs: 4', 'epochs: 1'))
+    assert main(['train', 'run.yaml', '--device', 'cpu', '--out', 'run', '--checkpoint', '5', '--keep', '4']) == 0
+    assert abouts('run') == (4, {'data': None, 'checkpoint': 5, 'keep': 4})
+    assert main(['train', '--resume', 'run', '--epochs', '2']) == 0 and abouts('run')[1] == {'data': None, 'checkpoint': 5, 'keep': 4}
+    names = [p.name[6:-12] for p in Checkpoints('run').files()]
+    assert {'000001-step-00000045', '000001-step-00000040', '000002-step-00000000'} <= {*names}, names
+    assert main(['train', '--resume', 'run', '--epochs', '3', '--checkpoint', 'epoch', '--keep', '1']) == 0 and abouts('run')[1] == {'data': None, 'checkpoint': 'epoch', 'keep': 1}
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_begun_anew(capsys):
+    from tinyrpn.cli import main
+    Path('run.yaml').write_text(RUN.replace('epochs: 4', 'epochs: 1'))
+    for folder, left in (('a', []), ('b', ['.lock', 'holder.json', '.epoch-000000-step-000.1-2.safetensors', 'epoch-000000-step-00000000.safetensors.sha256'])):
+        Path(folder).mkdir(); Path(folder, 'config.yaml').write_text('')
+        if left: Path(folder, 'checkpoints').mkdir()
+        for name in left: Path(folder, 'checkpoints', name).write_text('')
+        assert main(['train', 'run.yaml', '--device', 'cpu', '--resume', folder]) == 0, capsys.readouterr().err
+        assert Path(folder, 'model.safetensors').is_file() and 'name: kill' in Path(folder, 'config.yaml').read_text()
+        assert main(['train', 'run.yaml', '--device', 'cpu', '--resume', folder]) == 0 and 'is finished' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('extra', ['text', ['a', 'list'], {'data': 5}, {'checkpoint': ['epoch']}, {'keep': 'two'}])
+def test_what_a_checkpoint_notes_is_checked(extra, capsys, monkeypatch):
+    from tinyrpn.checkpoint import Checkpoints
+    from tinyrpn.cli import main
+    monkeypatch.setattr('tinyrpn.config.load_data', lambda *a, **k: pytest.fail('data were looked for'))
+    store = Checkpoints('run').open()
+    store.write(0, 0, {}, {'config': {'model': {'dims': [784, 10], 'expansion': 'identity'}}, 'extra': extra}); store.close()
+    assert main(['train', '--resume', 'run']) == 2
+    said = capsys.readouterr().err
+    assert 'the newest checkpoint says extra=' in said and said.count('\n') == 1, said
+
+
+def test_notes_on_resuming_are_text_and_nothing_else(capsys):
+    import json
+    from tinyrpn import checkpoint
+    from tinyrpn.cli import main
+    Path('run.yaml').write_text(RUN.replace('epochs: 4', 'epochs: 1'))
+    assert main(['train', 'run.yaml', '--device', 'cpu', '--out', 'run']) == 0
+    store = checkpoint.Checkpoints('run').open()
+    state, about = checkpoint.read_state(store.files()[-1])
+    store.write(1, 0, state, {**about, 'torch': '9\x1b[2J\n' + 'x'*5000, 'device': '\u202ecpu'}); store.close(); capsys.readouterr()
+    assert main(['train', '--resume', 'run', '--device', 'cpu']) == 0
+    notes = [line for line in capsys.readouterr().err.split('\n') if 'note: ' in line]
+    assert notes and all(line[line.index('note: '):].isprintable() and len(line) < 1500 for line in notes), notes
 
 
 def test_a_changed_model_is_refused_and_what_is_there_stays():
@@ -128,17 +210,9 @@ def test_being_asked_to_end_keeps_a_checkpoint():
     assert tinyrpn('train', '--resume', 'run').returncode == 0
 
 
-FORMATS = sorted((Path(__file__).parent/'files').glob('checkpoint-format-*.safetensors'))
-@pytest.mark.parametrize('file', FORMATS, ids=lambda p: p.stem)
-def test_checkpoints_of_each_format_are_read(file):
-    from tinyrpn.checkpoint import read_state
-    state, about = read_state(file)
-    assert about['epoch'] == state['epoch'] == 1 and about['n_epochs'] == 2 and state['model'] and state['optimizer']['state'] and len(state['rows']) == 1
-
-
 def test_there_is_a_file_of_each_format():
     from tinyrpn.checkpoint import CHECKPOINT_FORMAT
-    assert [p.stem for p in FORMATS] == [f'checkpoint-format-{i}' for i in range(1, CHECKPOINT_FORMAT + 1)]
+    assert [p.stem for p in sorted((Path(__file__).parent/'files').glob('checkpoint-format-*.safetensors'))] == [f'checkpoint-format-{i}' for i in range(1, CHECKPOINT_FORMAT + 1)]
 
 
 @pytest.mark.parametrize('trouble, message', [('read only', 'cannot be used: Read-only file system'), ('no permission', 'cannot be used: Permission denied'), ('a file', 'a file where a folder should be')])
