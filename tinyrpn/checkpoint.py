@@ -135,6 +135,7 @@ class Checkpoints:
         every='epoch', # 'epoch', or a number of steps
         keep:int=2, # how many of the newest stay
         share:float=0.05): # of the time that writing may take; None for no limit
+        if not isinstance(folder, (str, os.PathLike)): raise ParameterError(f'folder={folder!r:.60}: the name of a folder is needed')
         self.run, self.folder = Path(folder), Path(os.path.abspath(folder))/'checkpoints' # wherever the process goes later
         self.every = every if every == 'epoch' else check_int('every', every)
         self.keep, self.share = check_int('keep', keep), share if share is None else check_number('share', share, positive=True)

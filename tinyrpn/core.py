@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['one_line', 'TinyRPNError', 'ParameterError', 'ShapeError', 'UnknownNameError', 'UnknownParameterError', 'DeviceError',
            'TooLargeError', 'RangeError', 'FileError', 'nearest', 'check_int', 'check_number', 'check_range_of',
-           'memory_free', 'sizes_forced', 'too_large', 'check_fits', 'Table', 'Component', 'constructor_params',
-           'import_families', 'registry', 'names', 'lookup', 'check_params', 'create', 'devices', 'pick_device',
-           'set_seed', 'random_state', 'restore_random_state']
+           'memory_free', 'sizes_forced', 'too_large', 'check_fits', 'Table', 'Shown', 'Component',
+           'constructor_params', 'import_families', 'registry', 'names', 'lookup', 'check_params', 'create', 'devices',
+           'pick_device', 'set_seed', 'random_state', 'restore_random_state']
 
 # %% ../nbs/00_core.ipynb #b1ab8cab
 import difflib, errno, importlib, inspect, math, operator, os, pkgutil, random, sys, threading, warnings
@@ -195,7 +195,15 @@ class Table(list):
 # %% ../nbs/00_core.ipynb #410b65ab
 _registry = {} # kind -> {snake_case name -> class}
 
-class Component:
+class Shown:
+    "Mixin: in Jupyter the object shows its formula, sizes and a picture; see the chapter on objects that show themselves"
+    def _repr_mimebundle_(self,
+        include=None, # MIME types; Jupyter selects by itself
+        exclude=None): # the same
+        from tinyrpn.show import bundle
+        return bundle(self)
+
+class Component(Shown):
     "Mixin: a subclass registers itself under the snake_case form of its name"
     aliases = () # further names under which the class is found
 

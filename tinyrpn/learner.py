@@ -110,7 +110,7 @@ def make_metric(
     return {'mse': tm.MeanSquaredError, 'mae': tm.MeanAbsoluteError, 'r2': tm.R2Score}[spec]()
 
 # %% ../nbs/11_learner.ipynb #2553d95f
-class History:
+class History(Shown):
     "Rows by epoch and by step of a training run"
     def __init__(self,
         rows=(), # dicts, one an epoch
@@ -468,6 +468,7 @@ def _backward(self:Learner, loss, n, count):
     weight = world if self._adds() else n*world/count if alone else n*world
     (loss if weight == 1 else loss*weight).backward()
 
+# %% ../nbs/11_learner.ipynb #7bebd729
 @patch
 def _update(self:Learner):
     "Move the weights by the gradients that have come together"

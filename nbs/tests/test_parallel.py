@@ -73,3 +73,55 @@ def test_a_killed_worker_ends_the_others(tell):
         assert ps[0].returncode == 2 and 'another process of this run has ended' in err.splitlines()[-1] and '--resume run' in err, err[-2000:]
         tell(f'the other ended after {time.time() - start:.1f} s')
     finally: [p.kill() for p in ps]
+
+
+TOGETHER = """
+import os, sys, torch, torchmetrics, warnings
+from torch import nn
+from tinyrpn.all import *
+from tinyrpn.learner import Callback, Learner
+rank = int(os.environ['RANK'])
+X = torch.rand(60, 6, generator=torch.Generator().manual_seed(0)); Y = (X.sum(1) > 3).long()
+class StopAt(Callback):
+    def after_step(self, learner):
+        if (learner.epoch, learner.done) == (1, 3): learner.stop()
+def make(seed=1, callbacks=(), model=None, **settings):
+    set_seed(seed)
+    return Learner((model or (lambda: nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 2))))(), (Batches(X, Y, 9, shuffle=True), Batches(X, Y, 20)), device='cpu', progress=False, callbacks=callbacks, **settings)
+equal = lambda a, b: all(torch.equal(v, w) for v, w in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+# parts that are not equally large, dropout, a metric that keeps lists: stopped and taken up by as many
+auroc = lambda: {'auroc': torchmetrics.AUROC(task='multiclass', num_classes=2)}
+unbroken = make(metrics=auroc()); unbroken.fit(3)
+make(callbacks=[StopAt()], metrics=auroc()).fit(3, checkpoint='drop')
+again = make(seed=5, metrics=auroc()); again.fit(checkpoint='drop', resume=True)
+assert equal(unbroken, again) and unbroken.history['train_auroc'] == again.history['train_auroc'], 'not to the bit'
+# no seed: each process draws its own, and the main one's are taken
+class Frozen(nn.Module):
+    def __init__(self): super().__init__(); self.register_buffer('r', torch.rand(6, 8)); self.last = nn.Linear(8, 2)
+    def forward(self, x): return self.last(x @ self.r)
+apart = make(seed=rank, model=Frozen, sharded=True); apart.fit(1)
+both = apart.crew.everyones(apart.model.r.tolist())
+assert both[0] == both[1], 'buffers differ'
+# a model without a configuration, sharded: another number of processes goes on with it
+make(model=lambda: nn.Sequential(nn.Linear(6, 2)), sharded=True).fit(1, checkpoint='plain')
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter('always')
+    make(model=lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))).fit(1)
+assert any('BatchNorm takes its means' in str(w.message) for w in said), 'no warning'
+apart.crew.close()
+"""
+
+
+def test_parts_that_are_kept_by_each_process_or_by_the_main_one():
+    import warnings
+    import torch
+    from torch import nn
+    from tinyrpn.all import Batches
+    from tinyrpn.learner import Learner
+    Path('together.py').write_text(TOGETHER)
+    p = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', 'together.py'], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert p.returncode == 0, p.stderr[-3000:]
+    X = torch.rand(60, 6, generator=torch.Generator().manual_seed(0)); Y = (X.sum(1) > 3).long()
+    learner = Learner(nn.Sequential(nn.Linear(6, 2)), (Batches(X, Y, 9, shuffle=True), Batches(X, Y, 20)), device='cpu', progress=False)
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); learner.fit(2, checkpoint='plain', resume=True)
+    assert learner.epoch == 2
