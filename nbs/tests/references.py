@@ -300,6 +300,16 @@ def _(psi):
     return f
 
 
+@reference('eigen_reconciliation')
+def _(psi):
+    def f(w, n, D):
+        m = max(m for m in range(D + 1) if m*(m + 1) <= D)
+        strengths, V, rest = pieces(w, (n, psi.r), (n*psi.r, m), (n, D - m*m))
+        forms = [(v.T @ np.diag(s) @ v).flatten() for s, v in zip(strengths, V.reshape(n, psi.r, m))]
+        return np.stack([np.concatenate([a[:m], A, a[m:]]) for A, a in zip(forms, rest)])
+    return f
+
+
 @reference('duplicated_padding_reconciliation')
 def _(psi): return lambda w, n, D: np.tile(w.reshape(n//psi.p, -1), (psi.p, psi.q or psi.p))
 
