@@ -300,7 +300,7 @@ def test_another_model_is_told_by_its_first_difference():
     make(model=rpn(False, 'dense')).fit(2, checkpoint='run', resume=True)
 
 
-@pytest.mark.parametrize('scheduler', [{'name': 'CosineAnnealingWarmRestarts', 'T_0': 4}, {'name': 'CosineAnnealingLR', 'T_max': 4}, {'name': 'ExponentialLR', 'gamma': 0.5}, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda e: 1/(1 + e)), {'name': 'LinearLR', 'start_factor': 0.5, 'total_iters': 3}], ids=str)
+@pytest.mark.parametrize('scheduler', [{'name': 'CosineAnnealingWarmRestarts', 'T_0': 4}, {'name': 'CosineAnnealingLR', 'T_max': 4}, {'name': 'ExponentialLR', 'gamma': 0.5}, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda e: 1/(1 + e)), {'name': 'LinearLR', 'start_factor': 0.5, 'total_iters': 3}], ids=['warm restarts', 'cosine', 'exponential', 'a function', 'linear'])
 def test_another_learning_rate_scales_the_course_that_is_left(scheduler):
     whole = make(scheduler=scheduler); whole.fit(6)
     make(scheduler=scheduler).fit(2, checkpoint='run')
