@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from .core import *
 from .core import replace_file
-from .files import opened, plain_json, read_text, safetensors_header
+from .files import MOST_TENSORS, opened, plain_json, read_text, safetensors_header
 
 # %% ../nbs/10a_checkpoint.ipynb #7da1f925
 def pack(
@@ -87,6 +87,7 @@ def write_state(
     path, tensors = Path(path), {}
     header = {'kind': 'checkpoint', 'format': str(CHECKPOINT_FORMAT), 'state': json.dumps(pack(state, tensors)), 'about': json.dumps(about, default=str)}
     plain_json(header['state'], path, MOST_ENTRIES) # what could not be read back is not written
+    if len(tensors) > MOST_TENSORS: raise FileError(f'{path} cannot be written: {len(tensors):,} tensors; at most {MOST_TENSORS:,} could be read back')
     tensors = _plain(tensors)
     def write(p):
         need, free = sum(v.nbytes for v in tensors.values()), shutil.disk_usage(p.parent).free
@@ -227,9 +228,10 @@ def clear(self:Checkpoints):
     self.open()
     try:
         for p in self.files(): self._remove(p)
-        for p in [*self.leftovers(), self._holder, *self.folder.glob('.lock')]: p.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()): self.folder.rmdir()
+        for p in [*self.leftovers(), self._holder]: p.unlink(missing_ok=True)
     finally: self.close()
+    try: (self.folder/'.lock').unlink(missing_ok=True); self.folder.rmdir()
+    except OSError: pass # something else is in it, or another run by now
 
 @patch
 def about(self:Checkpoints) -> dict:

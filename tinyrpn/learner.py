@@ -179,7 +179,7 @@ def best_epoch(
 ): # number of epochs done, or None before the first
     "After how many epochs the score, or without a metric the loss, was best"
     if not history.rows: return None
-    name, up = next(((k, m.higher_is_better is not False) for k, m in metrics.items()), ('loss', False))
+    name, up = next(((k, getattr(m, 'higher_is_better', None) is not False) for k, m in metrics.items()), ('loss', False))
     key = f'test_{name}' if f'test_{name}' in history.rows[0] else f'train_{name}'
     value = lambda r: r.get(key) if isinstance(r.get(key), float) and math.isfinite(r[key]) else -math.inf if up else math.inf
     return (max if up else min)(history.rows, key=value)['epoch'] + 1
@@ -229,11 +229,12 @@ class DivergedError(TinyRPNError, ArithmeticError): "The loss became NaN or infi
 
 class KeepGood(Callback):
     "Keep a copy of the weights as of the last good epoch, and restore it when the loss diverges"
-    file = weights = None # the copy; what a checkpoint in the middle of an epoch said it was
+    file = weights = at = None # the copy; what a checkpoint in the middle of an epoch said it was; the epoch it is of
     def before_fit(self, learner):
-        if self.weights is None and self.file and not self.file.closed: return # the epoch that was begun goes on
-        self.file = tempfile.TemporaryFile(); self._write(self.weights or self._tensors(learner)); self.weights = None
-    def after_epoch(self, learner): self._write(self._tensors(learner))
+        if self.weights is None and self._kept(learner): return # the epoch that was begun goes on
+        self.file = tempfile.TemporaryFile(); self._write(self.weights or self._tensors(learner)); self.weights, self.at = None, learner.epoch
+    def _kept(self, learner): return learner.done and self.file is not None and not self.file.closed and self.at == learner.epoch
+    def after_epoch(self, learner): self._write(self._tensors(learner)); self.at = learner.epoch + 1
     def after_fit(self, learner): self.file.close() if not learner.done else None
     def _tensors(self, learner): return {k: v for k, v in learner.model.state_dict().items() if isinstance(v, torch.Tensor)}
     def _own(self, v): return v.to_local() if hasattr(v, 'to_local') else v # this process's part of it
@@ -254,7 +255,7 @@ class KeepGood(Callback):
         with torch.no_grad():
             for k, v in self._read(learner): self._own(weights[k]).copy_(v)
         learner.optimizer.state.clear()
-    def state(self, learner): return dict(self._read(learner)) if learner.done and not self.file.closed and not learner.crew.sharded else None # at an epoch's end they are the model's own
+    def state(self, learner): return self.weights or (dict(self._read(learner)) if self._kept(learner) and not learner.crew.sharded else None) # at an epoch's end they are the model's own
     def load_state(self, learner, state):
         learner._check_weights(state, self._tensors(learner))
         self.weights = state
@@ -370,7 +371,6 @@ def prepare(self:Learner):
         self.optimizer = make_optimizer(self.optimizer_spec, self.model.parameters())
         self.born = [{k: v for k, v in g.items() if k != 'params'} for g in self.optimizer.param_groups] # its numbers before a schedule changes them
         self.scheduler = None if self.scheduler_spec is None else torch_part('scheduler', self.scheduler_spec, self.optimizer)
-        self.schedule = None if self.scheduler is None else copy.deepcopy({k: v for k, v in self.scheduler.state_dict().items() if k not in ('base_lrs', '_last_lr')}) # as it was made
         self._start_workers()
         weights = [p for p in self.model.parameters()]
         copies = 1 + 2*('Ada' in type(self.optimizer).__name__)
@@ -446,7 +446,7 @@ def train_step(self:Learner,
     try: self._backward(loss, n, count)
     except RangeError as e: self._diverged(math.inf, e)
     if (self.step + 1) % self.accumulate == 0: self._update()
-    return dict(loss=total if self._adds() else total/count, score=scores/count if self.metrics else None, lr=self.optimizer.param_groups[0]['lr'])
+    return dict(loss=total if self._adds() else total/count, score=scores/count if self.metrics else None, lr=float(self.optimizer.param_groups[0]['lr']))
 
 @patch
 def _loss_of(self:Learner, x, y):
@@ -621,7 +621,7 @@ def _fit_epochs(self:Learner):
 def _fit_epoch(self:Learner):
     start = time.perf_counter()
     self._call('before_epoch')
-    row = dict(epoch=self.epoch, lr=self.optimizer.param_groups[0]['lr'], **self._train_epoch())
+    row = dict(epoch=self.epoch, lr=float(self.optimizer.param_groups[0]['lr']), **self._train_epoch())
     row['seconds'] = time.perf_counter() - start
     if not self._finite_weights(): self._diverged(math.nan) # the last step's doing
     row.update(self._tested())
@@ -630,7 +630,7 @@ def _fit_epoch(self:Learner):
     self.history.rows.append(row)
     try: self._call('after_epoch')
     finally: self.epoch, self.done, self.whole = self.epoch + 1, 0, True # whatever a callback does, the epoch is over
-    if self.keeper and (self.epoch == self.n_epochs or best_epoch(self.history, self.metrics) == self.epoch or self._due()): self.keep()
+    if self.keeper and (self.epoch == self.n_epochs or self.owed or best_epoch(self.history, self.metrics) == self.epoch or self._due()): self.keep()
     if self.crew.total(float(self.stopping))[0] and self.epoch < self.n_epochs: raise KeyboardInterrupt
 
 @patch

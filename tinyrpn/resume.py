@@ -25,7 +25,7 @@ def _pack_rows(rows):
     "Rows as columns: the places where there is a value, and the values"
     columns = {}
     for i, row in enumerate(rows):
-        for k, v in row.items(): columns.setdefault(k, []).append((i, v))
+        for k, v in row.items(): columns.setdefault(_check_text('a column of the history', k), []).append((i, v))
     numbers = lambda vs: np.array(vs) if {*map(type, vs)} in ({float}, {int}) and all(abs(v) < 2**63 or v != v for v in vs) else list(vs)
     return {k: (np.array([i for i, _ in column]), numbers([v for _, v in column])) for k, column in columns.items()}
 
@@ -47,7 +47,7 @@ def _map(value, f): # every tensor in dicts, lists and tuples
     return type(value)(_map(v, f) for v in value) if type(value) in (list, tuple) else value
 
 def _metric_state(metric):
-    if not hasattr(metric, 'sync_context'): return None # not torchmetrics': what it has counted in this epoch is not kept
+    if not getattr(metric, '_defaults', None): return None # not torchmetrics', or made of others: what it has counted in this epoch is not kept
     with metric.sync_context():
         state = _map(dict(metric.metric_state), torch.clone) # several processes' lists become one tensor
         return {'count': metric._update_count, 'state': {k: [v] if isinstance(metric._defaults[k], list) and isinstance(v, torch.Tensor) else v for k, v in state.items()}}
@@ -62,7 +62,7 @@ def state(self:Learner) -> dict:
     "Everything that decides the future of the run"
     whole = lambda value: _map(value, self.crew.whole)
     return dict(epoch=self.epoch, done=self.done, n_epochs=self.n_epochs, sums=list(self.sums), order=self.order, dice=self.crew.everyones(self._dice()), born=self.born,
-                model=whole(dict(self.model.state_dict())), passing=whole(self._passing()), optimizer=whole(self.optimizer.state_dict()), scheduler=None if self.scheduler is None else self.scheduler.state_dict(),
+                model=whole(dict(self.model.state_dict())), passing=whole(self._passing()), optimizer=whole(self.optimizer.state_dict()), scheduler=self.scheduler.state_dict() if hasattr(self.scheduler, 'state_dict') else None,
                 metrics={k: _metric_state(m) for k, m in self.metrics.items()},
                 rows=_pack_rows(self.history.rows), steps=_pack_steps(self.history.steps),
                 callbacks=[[*which, s] for which, c in _numbered(self.callbacks) if (s := c.state(self)) is not None])
@@ -82,19 +82,20 @@ def load_state(self:Learner,
     "Go on from this state"
     self.prepare()
     tensors = lambda d: {k: v for k, v in d.items() if isinstance(v, torch.Tensor)}
-    mine = {**self.model.state_dict(), **self._passing()}
-    self._check_weights(tensors({**state['model'], **state['passing']}), tensors(mine))
+    self._check_weights(tensors(state['model']), tensors(self.model.state_dict()))
     if 'optimizer' not in anew: self._check_optimizer(state['optimizer'])
-    rows, steps = _unpack_rows(state['rows']), _unpack_steps(state['steps'])
-    with torch.no_grad():
-        for k, v in tensors(mine).items(): v.copy_(self.crew.like((state['model'] if k in state['model'] else state['passing'])[k], v))
-    if extra := {k: v for k, v in state['model'].items() if k in mine and k not in tensors(mine)}: self.model.load_state_dict(extra, strict=False)
+    rows, steps, (total, count) = _unpack_rows(state['rows']), _unpack_steps(state['steps']), map(float, state['sums'])
+    course = self._course(state['scheduler'], anew)
+    if self.crew.sharded:
+        with torch.no_grad(): [v.copy_(self.crew.like(state['model'][k], v)) for k, v in tensors(self.model.state_dict()).items()]
+    else: self.model.load_state_dict(state['model'])
+    self._load_passing(state['passing'])
     if hasattr(self.model, 'reset_outside'): self.model.reset_outside()
     if 'optimizer' not in anew: self._load_optimizer(state)
-    self._load_schedule(state['scheduler'], anew)
-    self.epoch, self.done, self.sums, self.order = check_int('epoch', state['epoch'], 0), check_int('done', state['done'], 0), [float(v) for v in state['sums']], state['order']
-    for k, kept in state['metrics'].items():
-        if k in self.metrics and kept is not None: _load_metric(self.metrics[k], kept, self.crew)
+    self._load_schedule(course)
+    self.optimizer.zero_grad(set_to_none=True); self.group, self.owed, self.whole = 0, False, True
+    self.epoch, self.done, self.sums, self.order = check_int('epoch', state['epoch'], 0), check_int('done', state['done'], 0), [total, count], state['order']
+    for k, m in self.metrics.items(): self._load_metric(k, m, state['metrics'].get(k))
     self.history.rows, self.history.steps = rows, steps
     callbacks = dict(_numbered(self.callbacks))
     for name, which, kept in state['callbacks']:
@@ -114,70 +115,116 @@ def _check_weights(self:Learner, kept, mine):
     for k, _ in self.model.named_parameters():
         if k in kept and not kept[k].isfinite().all(): raise ParameterError(f'the checkpoint holds NaN or infinite numbers in {k}')
 
-def _load_metric(metric, kept, crew):
+@patch
+def _load_passing(self:Learner, kept):
+    "Buffers that a model file leaves out, where they fit; others grow anew"
+    mine = self._passing()
+    fit = {k: v for k, v in mine.items() if isinstance(v, torch.Tensor) and isinstance(kept.get(k), torch.Tensor) and kept[k].shape == v.shape}
+    with torch.no_grad(): [v.copy_(kept[k]) for k, v in fit.items()]
+    if lost := {*mine, *kept} - {*fit}: warnings.warn(f'buffers that no file keeps begin anew, of another size or made on the way: {one_line(", ".join(sorted(map(str, lost))), 200)}', stacklevel=4)
+
+@patch
+def _load_metric(self:Learner, name, metric, kept):
+    "Take up what a metric has counted in this epoch; what does not fit is left, and said"
     metric.reset()
-    if not crew.main: return # the sums of all are in one place, and are added up again
-    for k, fresh in metric._defaults.items(): _check_same(f'metric: {k}', fresh, kept['state'][k])
-    metric._update_count = check_int('count', kept['count'], 0)
-    for k in metric._defaults: setattr(metric, k, _map(kept['state'][k], lambda t: t.to(metric.device)))
+    if not self.crew.main or not self.done: return # the sums of all are in one place, and are added up again
+    try:
+        counts = {k: kept['state'][k] for k in metric._defaults}
+        for k, fresh in metric._defaults.items():
+            if isinstance(fresh, list): fits = isinstance(counts[k], list) and all(isinstance(t, torch.Tensor) for t in counts[k])
+            else: fits = isinstance(counts[k], torch.Tensor) and (counts[k].shape == fresh.shape or fresh.ndim == 0 and counts[k].numel() <= 10**6) # some take their size from the first batch
+            if not fits: raise ParameterError(k)
+        metric._update_count = check_int('count', kept['count'], 0)
+        for k, v in counts.items(): setattr(metric, k, _map(v, lambda t: t.to(metric.device)))
+    except (ParameterError, LookupError, TypeError, AttributeError): metric.reset(); warnings.warn(f'metric {name!r}: what it has counted cannot be taken up; its score of the epoch that was begun is of a part of it', stacklevel=4)
 
 def _check_same(where, mine, kept):
     "Refuse what is of another kind"
+    if mine is None and (kept is None or isinstance(kept, (bool, int, float, str))): return # not known yet
     number = lambda v: isinstance(v, numbers.Real) and not isinstance(v, bool) # NumPy's too
     same = kept.shape == mine.shape if isinstance(mine, torch.Tensor) and isinstance(kept, torch.Tensor) else number(kept) if number(mine) else type(kept) is type(mine)
     if not same or isinstance(mine, list) and len(mine) and len(mine) != len(kept): raise ParameterError(f'the checkpoint holds {where}={kept!r:.60} where there is {mine!r:.60}')
     if isinstance(mine, list): [_check_same(where, a, b) for a, b in zip(mine, kept)]
 
 # %% ../nbs/11a_resume.ipynb #fc5bcdff
-def _kept_by(group, optimizer):
-    "What such an optimizer keeps for a weight of shape (2, 3), found by trying"
-    p = torch.nn.Parameter(torch.zeros(2, 3)); p.grad = torch.zeros(2, 3)
-    known = constructor_params(type(optimizer))
-    twin = type(optimizer)([p], **{k: v for k, v in group.items() if k in known and k != 'params'})
-    twin.step()
-    return dict(twin.state.get(p, {}))
+_SIDES = 2, 3, 5, 7, 11, 13 # of the twin's weight: each tells which side it is
+
+def _kept_by(group, optimizer, weight):
+    "{name: shape, or a plain value} of what such an optimizer keeps for the weight, found by trying; None where it cannot be told"
+    known, sides = constructor_params(type(optimizer)), _SIDES[:weight.ndim]
+    if not type(optimizer).__module__.startswith('torch.optim') or weight.ndim > len(_SIDES): return None
+    try:
+        p = torch.nn.Parameter(torch.zeros(sides)); p.grad = torch.zeros(sides)
+        twin = type(optimizer)([p], **{k: v for k, v in group.items() if k in known and k not in ('params', 'capturable')})
+        twin.step()
+    except Exception: return None # it wants sparse gradients, a closure, or what else
+    sized = dict(zip(sides, weight.shape))
+    return {k: torch.Size(sized.get(n, n) for n in v.shape) if isinstance(v, torch.Tensor) else v for k, v in twin.state.get(p, {}).items()}
 
 @patch
 def _check_optimizer(self:Learner, kept):
     "Refuse numbers that are not such as this optimizer keeps"
-    groups = self.optimizer.param_groups
-    weights, known = [p for g in groups for p in g['params']], type(self.optimizer).__module__.startswith('torch.optim')
-    expected = [_kept_by(g, self.optimizer) if known else None for g in groups for _ in g['params']]
+    weights = [(g, p) for g in self.optimizer.param_groups for p in g['params']]
+    found = {}
     for i, values in kept['state'].items():
-        like, shape = expected[i], weights[i].shape
-        if like is not None and {*like} != {*values}: raise ParameterError(f'the checkpoint holds {", ".join(map(str, values)) or "nothing"} for weight {i}; {type(self.optimizer).__name__} keeps {", ".join(like)}')
+        if not isinstance(i, int): continue # of an optimizer of one's own
+        group, p = weights[i]
+        key = id(group), p.shape
+        like = found[key] if key in found else found.setdefault(key, _kept_by(group, self.optimizer, p))
+        if like is None: continue
+        if {*like} != {*values}: raise ParameterError(f'the checkpoint holds {", ".join(map(str, values)) or "nothing"} for weight {i}; {type(self.optimizer).__name__} keeps {", ".join(like)}')
         for k, v in values.items():
-            if like is not None and not isinstance(like[k], torch.Tensor): _check_same(f'optimizer: {k}', like[k], v); continue
-            fits = isinstance(v, torch.Tensor) and (v.shape in (shape, torch.Size([])) if like is None else v.shape == (shape if like[k].shape == (2, 3) else like[k].shape))
-            if not (fits or like is None and not isinstance(v, torch.Tensor)): raise ShapeError(f'the checkpoint holds {k} of shape {tuple(getattr(v, "shape", ()))} for weight {i} of shape {tuple(shape)}')
-            if fits and not (v.is_floating_point() and v.isfinite().all()): raise ParameterError(f'the checkpoint holds {k} of {v.dtype} for weight {i}, or NaN in it; finite numbers are needed')
+            if not isinstance(like[k], torch.Size): _check_same(f'optimizer: {k}', like[k], v); continue
+            if not isinstance(v, torch.Tensor) or v.shape != like[k]: raise ShapeError(f'the checkpoint holds {k} of shape {tuple(getattr(v, "shape", ()))} for weight {i} of shape {tuple(p.shape)}; {tuple(like[k])} is needed')
+            if not (v.is_floating_point() or v.is_complex()) or v.isnan().any(): raise ParameterError(f'the checkpoint holds {k} of {v.dtype} for weight {i}, or NaN in it; numbers are needed')
 
 _MOVED = 'lr initial_lr momentum betas max_lr min_lr base_momentum max_momentum'.split() # what a schedule may move
 
 @patch
+def _moved(self:Learner, kept, group):
+    "What has moved in a group of the optimizer: by a schedule, or by an optimizer of one's own"
+    own = [] if type(self.optimizer).__module__.startswith('torch.optim') else [k for k, v in kept.items() if k not in ('params', *constructor_params(type(self.optimizer))) and isinstance(v, (bool, int, float, type(None)))]
+    return {k: kept[k] if k in own else _number(k, kept[k]) for k in (*_MOVED, *own) if k in kept}
+
+# %% ../nbs/11a_resume.ipynb #932fed91
+@patch
 def _load_optimizer(self:Learner, state):
     kept, groups = state['optimizer'], self.optimizer.param_groups
     weights = [p for g in groups for p in g['params']]
-    part = lambda i, t: self.crew.like(t, weights[i]) if t.shape == weights[i].shape else t
-    values = {i: {k: part(i, v) if isinstance(v, torch.Tensor) else v for k, v in s.items()} for i, s in kept['state'].items()}
-    moved = [{k: _number(k, g[k]) for k in _MOVED if k in g} for g in kept['param_groups']]
-    self.optimizer.load_state_dict({'state': values, 'param_groups': [{**{k: v for k, v in g.items() if k != 'params'}, 'params': old['params']} for g, old in zip(groups, kept['param_groups'], strict=True)]})
+    part = lambda i, t: self.crew.like(t, weights[i]) if isinstance(i, int) and t.shape == weights[i].shape else t
+    values = {i: {k: part(i, v) if isinstance(v, torch.Tensor) else v for k, v in s.items()} if isinstance(s, dict) else s for i, s in kept['state'].items()}
+    moved = [self._moved(old, new) for new, old in zip(groups, kept['param_groups'], strict=True)]
+    self.optimizer.load_state_dict({'state': values, 'param_groups': [{**{k: v for k, v in g.items() if k != 'params'}, 'params': old['params']} for g, old in zip(groups, kept['param_groups'])]})
+    for i, s in values.items(): # torch gives them the precision of the weight
+        for k, v in s.items() if isinstance(i, int) and isinstance(s, dict) else ():
+            if isinstance(v, torch.Tensor) and v.shape != weights[i].shape and (now := self.optimizer.state[weights[i]][k]).dtype != v.dtype: self.optimizer.state[weights[i]][k] = v.to(now.device)
     for group, new, old, was in zip(self.optimizer.param_groups, self.born, state['born'], moved): # load_state_dict has made new groups
         group.update({k: v for k, v in was.items() if k in ('lr', 'initial_lr') or k not in new or new[k] == old.get(k)})
         if new['lr'] != old.get('lr'): # another learning rate was asked for: the schedule's course, scaled
-            group['lr'] *= new['lr']/_number('lr', old['lr'])
+            group['lr'] = group['lr']*new['lr']/was_lr if (was_lr := _number('lr', old['lr'])) else new['lr']
             if 'initial_lr' in group: group['initial_lr'] = new['lr']
 
-def _number(k, v): return tuple(_number(k, b) for b in v) if isinstance(v, (tuple, list)) and len(v) == 2 else check_number(f'optimizer: {k}', float(v) if isinstance(v, torch.Tensor) else v)
+def _number(k, v): return tuple(_number(k, b) for b in v) if isinstance(v, (tuple, list)) and len(v) < 9 else check_number(f'optimizer: {k}', float(v) if isinstance(v, torch.Tensor) else v)
 
 # %% ../nbs/11a_resume.ipynb #49cdfb76
+def _course_of(scheduler):
+    "The settings of a schedule, as it was made"
+    own = {k: getattr(scheduler, k) for k in constructor_params(type(scheduler)) if k not in ('optimizer', 'schedulers', 'last_epoch') and hasattr(scheduler, k)}
+    plain = {k: v if v is None or isinstance(v, (bool, int, float, str)) else str(v) for k, v in own.items() if not callable(v)}
+    return {'name': type(scheduler).__name__, **plain, **({'schedules': [*map(_course_of, scheduler._schedulers)]} if hasattr(scheduler, '_schedulers') else {})}
+
 @patch
-def _load_schedule(self:Learner, kept, anew):
-    "How far the schedule is; one that begins anew sets its first learning rates"
-    if self.scheduler is None: return
-    if {'optimizer', 'scheduler'} & {*anew} or kept is None:
+def _course(self:Learner, kept, anew):
+    "How far the schedule is, compared with the one that is there; None for one that begins anew"
+    if self.scheduler is None or kept is None or {'optimizer', 'scheduler'} & {*anew}: return None
+    return _progress(self.scheduler, kept)
+
+@patch
+def _load_schedule(self:Learner, course):
+    "Put it in place; one that begins anew sets its first learning rates"
+    if course is not None: self.scheduler.load_state_dict(course)
+    elif hasattr(self.scheduler, 'get_last_lr'):
         for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr()): group['lr'] = lr
-    else: self.scheduler.load_state_dict(_progress(self.scheduler, kept))
 
 def _progress(scheduler, kept):
     "What `load_state_dict` may be given: what moves, of the kind that is there"
@@ -212,7 +259,8 @@ def _digest(tensors):
 
 def _data_of(loader):
     "The samples' sum, or what a loader says of itself"
-    tensors = [loader.x, loader.y] if hasattr(loader, 'x') and hasattr(loader, 'y') else list(getattr(getattr(loader, 'dataset', None), 'tensors', ()))
+    found = (loader.x, loader.y) if hasattr(loader, 'x') and hasattr(loader, 'y') else getattr(getattr(loader, 'dataset', None), 'tensors', ())
+    tensors = [t for t in found if isinstance(t, torch.Tensor) or isinstance(t, np.ndarray) and t.dtype.kind in 'biufc'] if isinstance(found, (tuple, list)) else []
     if tensors: return {'samples': len(tensors[0]), 'sha256': _digest(tensors)}
     return None if loader is None else {'batches': length(loader), 'samples': length(getattr(loader, 'dataset', None))}
 
@@ -228,7 +276,7 @@ def about(self:Learner) -> dict: # plain values
     return dict(run=self.run_id, epoch=self.epoch, step=self.done, n_epochs=self.n_epochs, best=best_epoch(self.history, self.metrics), score=self.history.rows[-1] if self.history.rows else None, config=self.config and self.config.short(), extra=self.extra,
                 tinyrpn=__version__, torch=torch.__version__, device=self.device.type, threads=torch.get_num_threads(), processes=self.crew.world, deterministic=self.deterministic,
                 model=model.config() if hasattr(model, 'config') else self.model_name, loss=_settings(self.loss), metrics={k: type(m).__name__ for k, m in self.metrics.items()},
-                optimizer=type(self.optimizer).__name__, scheduler=self.scheduler and {'name': type(self.scheduler).__name__, **{k: v if v is None or isinstance(v, (bool, int, float, str)) else str(v) for k, v in self.schedule.items()}}, accumulate=self.accumulate, clip=self.clip, precision=self.precision, seed=getattr(self.config, 'seed', None),
+                optimizer=type(self.optimizer).__name__, scheduler=self.scheduler and _course_of(self.scheduler), accumulate=self.accumulate, clip=self.clip, precision=self.precision, seed=getattr(self.config, 'seed', None),
                 batch_size=getattr(loader, 'batch_size', None), shuffle=_shuffled(loader), **self.data_sum)
 
 def _plain(value): return json.loads(json.dumps(value, default=str))
@@ -257,7 +305,9 @@ def keep(self:Learner,
     again:bool=True # also when this very moment is kept already
 ):
     "Write a checkpoint of this moment, unless the weights are no numbers any more"
+    if self.group or not self.whole: self.owed = True; return # in the middle of an update, or of an epoch's end: after it
     if not again and self.kept == (self.epoch, self.done) or not self._finite_weights(): return
+    self.owed = False
     state, about = self.state(), self.about()
     if self.crew.main: self.keeper.write(self.epoch, self.done, state, about)
     self.kept = self.epoch, self.done
@@ -301,6 +351,8 @@ def _run_of(store): # which run, and how far it is
 def _put_in_place(learner, state, about):
     "Load the state; returns what differs from the run that it was"
     said, anew = differences(about, learner.about())
+    switched = [k for new, old in zip(learner.born, state['born'], strict=True) for k in ('momentum', 'amsgrad', 'centered') if bool(new.get(k)) != bool(old.get(k))]
+    if switched: said.append(f'{", ".join(switched)} of the optimizer changed: {_MEANS["optimizer"]}'); anew.add('optimizer')
     if 'optimizer' not in anew:
         said += [f'{k} of the optimizer was {old[k]} and is {new[k]}: the new value is used from here on' for new, old in zip(learner.born, state['born'], strict=True) for k in new if k in old and old[k] != new[k] and k != 'initial_lr']
     learner.load_state(state, anew)

@@ -49,7 +49,7 @@ def tex(
 def quoted(
     value, # whatever a user or a file named
     most:int=300, # letters
-) -> Code:
+): # an element of fastcore.xml
     "Text that is not ours: escaped, on one line, and where no mathematics is looked for"
     return Code(one_line(value, most))
 
@@ -175,7 +175,7 @@ def png(
     pixels:np.ndarray, # (h, w) or (h, w, 3) uint8
     scale:int=1, # how large a pixel is drawn
     label:str='', # what the picture is
-) -> Img:
+): # an element of fastcore.xml
     "Pixels on white paper"
     from PIL import Image
     large = pixels.repeat(scale, 0).repeat(scale, 1)

@@ -101,6 +101,9 @@ CASES = {'loader with a generator': dict(data=lambda: loader(generator=own())())
          'buffers of all kinds': dict(model=lambda: net(Passing())), 'extra state': dict(model=lambda: net(Extra())), 'warm restarts': dict(scheduler={'name': 'CosineAnnealingWarmRestarts', 'T_0': 2}),
          'momentum that moves': dict(optimizer=lambda ps: torch.optim.SGD(ps, 0.1, momentum=0.9), scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=20)),
          'one schedule after another': dict(scheduler=lambda o: torch.optim.lr_scheduler.SequentialLR(o, [torch.optim.lr_scheduler.LinearLR(o), torch.optim.lr_scheduler.ExponentialLR(o, 0.5)], [1])),
+         'NAdam in float64': dict(optimizer={'name': 'NAdam', 'lr': 0.01}, precision='float64'), 'Adafactor': dict(optimizer=lambda ps: torch.optim.Adafactor(ps, 0.01)), 'Adadelta': dict(optimizer='Adadelta'), 'centered': dict(optimizer={'name': 'RMSprop', 'centered': True, 'momentum': 0.9}), 'ASGD': dict(optimizer=lambda ps: torch.optim.ASGD(ps, 0.1)),
+         'a score of two outputs': dict(metrics='r2', loss='MSELoss', data=lambda: (Batches(X, torch.stack([X.sum(1), X[:, 0]], 1), 8, shuffle=True), Batches(X[:20], X[:20, :2], 8))),
+         'a schedule that knows only to step': dict(scheduler=lambda o: type('Steps', (), {'step': lambda self: None})()),
          'a function for a schedule': dict(scheduler=lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda e: 1/(1 + e)))}
 
 
@@ -187,6 +190,44 @@ def test_diverging_after_a_pause_goes_back_to_the_last_good_epoch():
     paused = make(StopAt(1, 2), Explode()); paused.fit(3)
     with pytest.raises(DivergedError): paused.fit(2)
     for v, w in zip(unbroken.model.parameters(), paused.model.parameters()): assert torch.equal(v, w)
+
+
+def test_half_a_group_of_batches_is_forgotten_when_a_checkpoint_is_taken_up():
+    unbroken = make(accumulate=5); unbroken.fit(2)
+    stopped = make(StopAt(0, 7, KeyboardInterrupt()), accumulate=5); stopped.fit(2, checkpoint=Checkpoints('run', every=1, share=None))
+    assert stopped.group
+    stopped.callbacks.pop(); stopped.fit(2, checkpoint='run', resume=True); same(unbroken, stopped)
+
+
+def test_keep_waits_until_nothing_is_half_done():
+    "Within a group of batches, and at the end of an epoch"
+    class Keeps(Callback):
+        def after_step(self, learner): learner.keep()
+        def after_epoch(self, learner): learner.keep()
+    unbroken = make(accumulate=3); unbroken.fit(3)
+    for stop in ((0, 4), (1, 8)):
+        store = Checkpoints(f'run{stop}', share=None)
+        make(Keeps(), StopAt(*stop), accumulate=3).fit(3, checkpoint=store)
+        again = make(seed=8, accumulate=3); again.fit(3, checkpoint=store.run, resume=True); same(unbroken, again)
+
+
+def test_the_good_weights_are_those_of_the_run_that_goes_on():
+    paused = make(StopAt(1, 3)); paused.fit(4, checkpoint='run')
+    other = make(seed=2); other.fit(3, checkpoint='run', resume=True)
+    class Explode(Callback):
+        def after_step(self, learner): learner.optimizer.param_groups[0]['lr'] = 1e30
+    paused.callbacks[-1] = Explode()
+    with pytest.raises(DivergedError): paused.fit(4, checkpoint='run', resume=True)
+    for v, w in zip(paused.model.parameters(), other.model.parameters()): assert torch.equal(v, w)
+
+
+def test_learning_rates_as_tensors_and_from_zero():
+    make(optimizer=lambda ps: torch.optim.AdamW(ps, torch.tensor(0.01)), scheduler=None).fit(1, checkpoint='run')
+    again = make(optimizer=lambda ps: torch.optim.AdamW(ps, torch.tensor(0.01)), scheduler=None); again.fit(2, checkpoint='run', resume=True)
+    assert again.history['lr'] == pytest.approx([0.01, 0.01])
+    make(optimizer=lambda ps: torch.optim.SGD(ps, 0.), scheduler=None).fit(1, checkpoint='zero')
+    again = make(optimizer=lambda ps: torch.optim.SGD(ps, 0.1), scheduler=None); quietly(lambda: again.fit(2, checkpoint='zero', resume=True))
+    assert again.history['lr'] == [0., 0.1]
 
 
 # ---- what is on the disk
@@ -277,6 +318,7 @@ unshuffled = lambda: (Batches(X, Y, 8), batches()[1])
 SAID = {'other data in a DataLoader': (dict(data=loader()), dict(data=other), 'data was'), 'other test data': ({}, dict(data=lambda: (batches()[0], Batches(X[20:], Y[20:], 8))), 'test_data was'), 'no shuffling': ({}, dict(data=unshuffled), 'shuffle was True and is False'),
         'settings of a loss': ({}, dict(loss={'name': 'CrossEntropyLoss', 'label_smoothing': 0.1}), "'label_smoothing': 0.1"), 'weights of a loss': (dict(loss=nn.CrossEntropyLoss(torch.ones(2))), dict(loss=nn.CrossEntropyLoss(torch.tensor([1., 2.]))), 'loss was'),
         'a function for a schedule': (dict(scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5)), dict(scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.6)), "'gamma': 0.6"),
+        'momentum': (dict(optimizer={'name': 'SGD', 'lr': 0.1, 'momentum': 0.9}), dict(optimizer={'name': 'SGD', 'lr': 0.1}), 'momentum of the optimizer changed: its numbers begin anew'), 'another metric of the same name': (dict(metrics={'s': 'accuracy'}), dict(metrics={'s': 'mae'}, loss='L1Loss', data=lambda: (Batches(X, X[:, :2], 8, shuffle=True), None)), 'metrics was'),
         'metrics': ({}, dict(metrics=None), 'metrics was'), 'deterministic': ({}, dict(deterministic=True), 'deterministic was False and is True')}
 
 
@@ -335,7 +377,7 @@ HOSTILE = {'two numbers for a weight': lambda s: kept(s).update(exp_avg=torch.ze
            'NaN in the optimizer': lambda s: kept(s).update(exp_avg=torch.full((8, 5), math.nan)), 'a step that is text': lambda s: kept(s).update(step='many'), 'a step of two numbers': lambda s: kept(s).update(step=torch.ones(2)), 'no step': lambda s: kept(s).pop('step'), 'one more': lambda s: kept(s).update(other=torch.ones(1)),
            'weight 99': lambda s: s['optimizer']['state'].update({99: {}}), 'a learning rate of text': lambda s: group(s).update(lr='fast'), 'a learning rate of NaN': lambda s: group(s).update(lr=math.nan), 'betas of text': lambda s: group(s).update(betas=('a', 'b')), 'no group': lambda s: s['optimizer'].update(param_groups=[]),
            'a method for a number': lambda s: s['scheduler'].update(step=1), 'an epoch of text': lambda s: s['scheduler'].update(last_epoch='x'), 'a tensor in the schedule': lambda s: s['scheduler'].update(more=torch.ones(2)),
-           "a method of a metric's": lambda s: s['metrics']['accuracy'].update(state={'reset': 1}), 'counts of another shape': lambda s: s['metrics']['accuracy']['state'].update(tp=torch.ones(7)), "NumPy's place": numpys(10**9), "NumPy's place, below": numpys(-1), 'no order': lambda s: s.update(order=None), 'other dice': lambda s: s['order'].update(torch=torch.zeros(3)),
+           "NumPy's place": numpys(10**9), "NumPy's place, below": numpys(-1), 'no order': lambda s: s.update(order=None), 'other dice': lambda s: s['order'].update(torch=torch.zeros(3)),
            'rows of text': lambda s: s.update(rows='many'), 'rows without a loss': lambda s: s['rows'].pop('train_loss'), 'a column that is no name': lambda s: s['rows'].update({'\x1b[2J': s['rows']['lr']}), 'a place of 10^18': lambda s: s['rows'].update(more=(np.array([10**18]), np.array([1.]))),
            'good weights that are text': lambda s: s['callbacks'][0].__setitem__(2, 'w'), 'good weights of another model': lambda s: s['callbacks'][0].__setitem__(2, {'w': torch.ones(3)}), 'weights of another shape': lambda s: s['model'].update({'0.weight': torch.ones(2)}), 'minus one epoch': lambda s: s.update(epoch=-1)}
 
@@ -354,6 +396,14 @@ def test_settings_are_the_learners_own(change):
     unbroken = make(); unbroken.fit(3)
     tampered(change)
     again = make(seed=4); again.fit(checkpoint='run', resume=True); same(unbroken, again)
+
+
+@pytest.mark.parametrize('change', [lambda s: s['metrics']['accuracy'].update(state={'reset': 1}), lambda s: s['metrics']['accuracy']['state'].update(tp=torch.ones(7)), lambda s: s['metrics'].update(accuracy=None)], ids=['a method', 'another shape', 'nothing'])
+def test_counts_of_a_metric_that_do_not_fit_are_left(change):
+    tampered(change)
+    again = make()
+    assert "metric 'accuracy': what it has counted cannot be taken up" in ' '.join(quietly(lambda: again.fit(3, checkpoint='run', resume=True)))
+    assert again.epoch == 3 and callable(again.metrics['accuracy'].reset)
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes here')
