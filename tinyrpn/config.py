@@ -538,6 +538,7 @@ def read_yaml(
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as e:
         if isinstance(e, TinyRPNError): raise
+        if isinstance(e, RecursionError) or 'nesting depth' in str(e): raise ConfigError(f'{where}: nested more than {DEEP} deep') from e # the parser has looked ahead
         raise ConfigError(f'{where} is not YAML that can be read safely: {" ".join(str(e).split())}') from e
 
 # %% ../nbs/12_config.ipynb #306769a8

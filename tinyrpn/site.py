@@ -26,12 +26,14 @@ def _shown(obj):
     text = doc._repr_markdown_().replace('#LNone', f'#L{inspect.getsourcelines(obj)[1]}')
     return re.sub(r'^### .*__.*', lambda head: head[0].replace('__', r'\_\_'), text, count=1, flags=re.M) # a name, not bold type
 
-class ShowDocs:
-    "A step of nbdev's: signature, parameters and source of each exported name, read from the module; no cell is run"
+class _Step:
+    "What nbdev makes of a notebook and then asks to begin"
     def __init__(self,
         nb, # a notebook as nbdev reads it
     ): self.nb = nb
 
+class ShowDocs(_Step):
+    "A step of nbdev's: signature, parameters and source of each exported name, read from the module; no cell is run"
     def begin(self):
         from nbdev.config import get_config
         from nbdev.processors import add_links, mk_cell
@@ -46,12 +48,8 @@ class ShowDocs:
             self.nb.cells[i] = new
 
 # %% ../nbs/18_site.ipynb #d589d110
-class ChapterLinks:
+class ChapterLinks(_Step):
     "A step of nbdev's: below the title, links to open the notebook and to read its source"
-    def __init__(self,
-        nb, # a notebook as nbdev reads it
-    ): self.nb = nb
-
     def begin(self):
         from nbdev.config import get_config
         from nbdev.processors import mk_cell
@@ -72,12 +70,8 @@ def typeset(
         return f'<span class="math inline">\\({found[3]}\\)</span>' if found[3] else found[0]
     return re.sub(r'<(code|pre|script|style|svg|textarea)\b.*?</\1\s*>|<[^>]*>|\$\$([^$<]+)\$\$|(?<![\\\w$])\$([^\s$](?:[^$<]*[^\s$<])?)\$(?!\w)', mark, text, flags=re.S)
 
-class HtmlFormulas:
+class HtmlFormulas(_Step):
     "A step of nbdev's: formulas in HTML that cells have shown"
-    def __init__(self,
-        nb, # a notebook as nbdev reads it
-    ): self.nb = nb
-
     def begin(self):
         for cell in self.nb.cells:
             for out in cell.get('outputs', []):
