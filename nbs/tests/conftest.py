@@ -1,4 +1,5 @@
-"What all tests share: a --slow option, no network, and a folder of their own"
+"What all tests share: a --slow option, no network, a folder of their own, and limits of time that a slow machine meets"
+import time
 from collections import Counter
 
 import pytest
@@ -11,6 +12,13 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption('--slow'): return
     for item in items:
         if 'slow' in item.keywords: item.add_marker(pytest.mark.skip(reason='slow; use --slow'))
+
+
+def pace():
+    "How many times longer a loop of Python takes here and now than where the limits were set, at least 1"
+    start = time.process_time()
+    sum(i*i for i in range(10**6))
+    return max(1., (time.process_time() - start)/0.03)
 
 
 @pytest.fixture

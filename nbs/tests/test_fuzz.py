@@ -22,7 +22,7 @@ from tinyrpn.model import RPN
 
 pytestmark = pytest.mark.slow
 MUCH = settings(max_examples=2000, deadline=None, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
-SECONDS, BYTES = 2, 500*2**20
+SECONDS, BYTES = 8, 500*2**20
 
 
 def peak(anew=False):
