@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BackgroundRun', 'StopWhen', 'TrainingPanel']
 
-# %% ../nbs/14a_panel.ipynb #82040d5c
+# %% ../nbs/14a_panel.ipynb #b378a46b
 import atexit, threading, warnings
 from fastcore.basics import patch
 from fastcore.xml import P, to_xml
@@ -14,8 +14,9 @@ from .config import Config, load_config, packaged
 from .learner import Callback
 from .live import LiveCurve
 from .show import quoted
+from .widget import _STILL, front_end
 
-# %% ../nbs/14a_panel.ipynb #80a41981
+# %% ../nbs/14a_panel.ipynb #6d2f23e3
 class BackgroundRun:
     "An action in a thread of its own; what it raises is kept in `error`"
     def __init__(self,
@@ -42,7 +43,7 @@ class BackgroundRun:
         self.thread.join(seconds)
         return not self.going()
 
-# %% ../nbs/14a_panel.ipynb #57443dbf
+# %% ../nbs/14a_panel.ipynb #74c73e2d
 def _widgets():
     "The fields of a panel by name"
     import ipywidgets as w
@@ -68,6 +69,7 @@ class TrainingPanel:
         self.config, self.device, self.epochs, self.lr = fields.values()
         self.start, self.stop, self.more = buttons.values()
         self.own, self.data, self.learner, self.run, self.line, self.halting = {}, data, None, None, '', False
+        self.lock = threading.Lock() # JupyterLab hands over its clicks in threads
         self._offer(config)
         self.config.observe(lambda change: self._read(change.new), 'value')
         self.start.on_click(lambda _: self._begin(self._fresh)); self.more.on_click(lambda _: self._begin(self._further)); self.stop.on_click(lambda _: self._halt())
@@ -82,7 +84,7 @@ class TrainingPanel:
         "Wait for the end of the run"
         return self.run is None or self.run.wait(seconds)
 
-# %% ../nbs/14a_panel.ipynb #7ce4b0c2
+# %% ../nbs/14a_panel.ipynb #534fbfe4
 @patch
 def _offer(self:TrainingPanel, config):
     "Make the configuration the one that is chosen"
@@ -115,20 +117,21 @@ def _further(self:TrainingPanel):
     if self.learner is None: return self._fresh()
     for group in self.learner.optimizer.param_groups if self.learner.optimizer else (): group['lr'] = check_number('learning rate', self.lr.value, positive=True)
 
-# %% ../nbs/14a_panel.ipynb #1a67ba50
+# %% ../nbs/14a_panel.ipynb #241d50bf
 @patch
 def _begin(self:TrainingPanel, prepare):
     "Prepare and fit in a thread; the panel says how it goes"
-    if self.run is not None and self.run.going(): return
     def action():
         with warnings.catch_warnings(): # they would land in the log
             warnings.simplefilter('ignore')
             prepare()
             self.learner.fit(self.epochs.value)
-    self.halting = False
-    self._show('getting ready ...')
-    self._enable(going=True)
-    self.run = BackgroundRun(action, self._ended, self._halt)
+    with self.lock:
+        if self.run is not None and self.run.going(): return
+        self.halting = False
+        self._show('getting ready ...')
+        self._enable(going=True)
+        self.run = BackgroundRun(action, self._ended, self._halt)
 
 @patch
 def _halt(self:TrainingPanel):
@@ -154,10 +157,14 @@ def _show(self:TrainingPanel, line, page=None):
 def box(self:TrainingPanel):
     "The widgets as one, made anew for each place that shows them"
     import ipywidgets as w
-    return w.VBox([w.HBox([w.VBox([self.config, self.device]), w.VBox([self.epochs, self.lr])]), w.HBox([self.start, self.stop, self.more]), self.shown])
+    fields = w.HBox([w.VBox([self.config, self.device]), w.VBox([self.epochs, self.lr])], layout={'flex_flow': 'row wrap'})
+    return w.VBox([front_end()[1](), fields, w.HBox([self.start, self.stop, self.more]), self.shown]).add_class('tinyrpn-explorer') # whose keys are its own
 
 @patch
-def _repr_mimebundle_(self:TrainingPanel, **kwargs): return self.box()._repr_mimebundle_(**kwargs)
+def _repr_mimebundle_(self:TrainingPanel, include=None, exclude=None):
+    "The widgets, and for pages without a kernel what they show now"
+    box = self.box()
+    return {**(box._repr_mimebundle_() if box.comm else {}), 'text/plain': repr(self), 'text/html': self.shown.value + to_xml(_STILL, indent=False)}
 
 @patch
 def __repr__(self:TrainingPanel): return f'TrainingPanel of {self.config.value}: {self.line or "not yet started"}'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QuadraticForm', 'quadratic_form', 'Patterns', 'eigen_digits', 'plot_eigen_digits', 'Explanation', 'explain',
            'plot_explanation', 'EigenForms', 'eigen_forms', 'keep_strongest', 'accuracy_by_k', 'bake_slider',
-           'eigen_cosines', 'shared_span']
+           'eigen_cosines', 'shared_span', 'first_gradients', 'explain_logit']
 
 # %% ../nbs/23_what_it_learns.ipynb #23000003
 import copy
@@ -67,32 +67,38 @@ def _check_quadratic(head, least=1):
     if pi.name not in _PLAIN or len(pi.pre) or len(pi.activation): raise ParameterError(f'remainder={pi!r}: one of {", ".join(_PLAIN)} without functions around it is needed')
     if psi.training and not getattr(psi, 'fixed_mask', True): raise ParameterError('fixed_mask=False: a new mask is drawn at each step of the training; call head.eval() first')
 
-def _row(head, unit):
-    "The weights of one output, averaged over channels: (D,), float64"
+def _shares(head, unit):
+    "Of an output, or of a weighted sum of them: (n,), float64"
+    if not isinstance(unit, torch.Tensor): return torch.eye(head.n, dtype=torch.float64)[check_int('unit', unit, low=0, high=head.n - 1)]
+    if unit.shape != (head.n,): raise ShapeError(f'unit has shape {tuple(unit.shape)}; the number of an output, or a weight for each of the {head.n}, is needed')
+    return unit.detach().cpu().double()
+
+def _row(head, g):
+    "The weights of the outputs, each times its share, averaged over channels: (D,), float64"
     psi, w, n = head.reconciliation, head.weight.detach(), head.n
-    if psi.name == 'identity_reconciliation': return wide(w.view(len(w), n, head.D)[:, unit]).mean(0).cpu().double()
+    if psi.name == 'identity_reconciliation': return sum(s*wide(w.view(len(w), n, head.D)[:, j]).mean(0).cpu().double() for j, s in enumerate(g.tolist()) if s) + torch.zeros(head.D, dtype=torch.float64)
     with torch.inference_mode(False), torch.enable_grad():
         kappa = wide(w.new_zeros(1, head.D)).requires_grad_() # the product is linear in kappa: its gradient is the row
-        out = psi.contract(IdentityExpansion().lazy(kappa), wide(w.clone()), n)[0, :, unit].mean()
+        out = psi.contract(IdentityExpansion().lazy(kappa), wide(w.clone()), n)[0].mean(0) @ wide(g.to(w))
         return (torch.autograd.grad(out, kappa)[0] if out.requires_grad else kappa.detach())[0].cpu().double()
 
-def _remainder(head, unit):
-    "What the remainder adds to one output: (a, c) of a'x + c"
-    p, zeros = head.remainder_params, torch.zeros(head.m, dtype=torch.float64)
-    if head.remainder.name == 'identity_remainder': zeros[unit] = 1
-    if head.remainder.name == 'linear_remainder': return p['weight'][unit].detach().cpu().double(), p['bias'][unit].item() if 'bias' in p else 0.
-    return zeros, float(getattr(head.remainder, 'c', 0.))
+def _remainder(head, g):
+    "What the remainder adds to the outputs, each times its share: (a, c) of a'x + c"
+    p = {k: v.detach().cpu().double() for k, v in head.remainder_params.items()}
+    if head.remainder.name == 'identity_remainder': return g.clone(), 0.
+    if head.remainder.name == 'linear_remainder': return g @ p['weight'], float(g @ p['bias']) if 'bias' in p else 0.
+    return torch.zeros(head.m, dtype=torch.float64), float(getattr(head.remainder, 'c', 0.)*g.sum())
 
 # %% ../nbs/23_what_it_learns.ipynb #2300000b
 def quadratic_form(
     head:RPNHead, # with a Taylor expansion of degree 2 or 1, perhaps under a LayerNorm
-    unit:int, # which output
+    unit, # which output, or (n,) a weight for each: their weighted sum
 ) -> QuadraticForm:
     "What one output of a head computes before its output functions, channels averaged"
     _check_quadratic(head)
-    unit, m = check_int('unit', unit, low=0, high=head.n - 1), head.m
-    (a, c), w, norm = _remainder(head, unit), _row(head, unit), head.expansion.post[0] if len(head.expansion.post) else None
-    if head.bias is not None: c += head.bias[unit].item()
+    g, m = _shares(head, unit), head.m
+    (a, c), w, norm = _remainder(head, g), _row(head, g), head.expansion.post[0] if len(head.expansion.post) else None
+    if head.bias is not None: c += float(head.bias.detach().cpu().double() @ g)
     if norm is not None and norm.bias is not None: c += float(norm.bias.detach().cpu().double() @ w)
     if norm is not None and norm.weight is not None: w = w*norm.weight.detach().cpu().double()
     V = w[m:].view(m, m) if head.D > m else w.new_zeros(m, m)
@@ -185,7 +191,7 @@ class Explanation:
 def explain(
     head:RPNHead, # see `quadratic_form`
     x:torch.Tensor, # one sample of m numbers, in any shape
-    unit:int, # which output
+    unit, # which output, or (n,) a weight for each: their weighted sum
     baseline=0., # what counts as nothing: a number, or m numbers, such as an empty page
 ) -> Explanation:
     "The exact parts of which an output, before its output functions, is the sum; the LayerNorm included"
@@ -234,7 +240,7 @@ def eigen_forms(
     _check_quadratic(head, least=2)
     k = head.m if k is None else check_int('k', k, low=0, high=head.m)
     def parts(unit):
-        form, (a, c) = quadratic_form(head, unit), _remainder(head, unit)
+        form, (a, c) = quadratic_form(head, unit), _remainder(head, _shares(head, unit))
         values, vectors = form.eigen()
         b = form.centred()[1] - (a if form.eps is None else 0)
         return values[:k], vectors[:k].clone(), b, torch.tensor(form.c - c, dtype=torch.float64)
@@ -343,3 +349,38 @@ def shared_span(
 ) -> list: # k numbers from 0 to 1; for random directions k/m is to be expected
     "How much the first 1, 2, ..., k eigenvectors span in common: the mean squared cosine of the angles between the two subspaces"
     return [float(cosines[:i, :i].square().sum()/i) for i in range(1, len(cosines) + 1)]
+
+# %% ../nbs/23_what_it_learns.ipynb #7c10ecf8
+def _unfinished(head): # the same head without its output functions
+    other = copy.copy(head)
+    other._modules = {**head._modules, 'output': nn.Sequential()}
+    return other
+
+def first_gradients(
+    model:RPN, # any
+    x:torch.Tensor, # (batch, m), as the first layer takes it
+    unit:int, # which output
+) -> list: # (batch, n) of each head
+    "The gradient of an output with respect to the outputs of the first layer, before their output functions"
+    first, *later = model.layers
+    with torch.inference_mode(False), torch.enable_grad():
+        z = [_unfinished(h)(x).detach().requires_grad_() for h in first.heads]
+        out = first.fusion([h.output(v) for h, v in zip(first.heads, z)])
+        for layer in later: out = layer(out)
+        return [*torch.autograd.grad(out[:, unit].sum(), z)]
+
+def explain_logit(
+    model:RPN, # whose first layer has heads of degree 1 or 2, see `explain`
+    x:torch.Tensor, # one sample of m numbers, in any shape
+    unit:int, # which output
+    baseline=0., # what counts as nothing: a number, or m numbers
+) -> tuple: # (`Explanation`, whether it is exact)
+    "The outputs of the first layer, each times the derivative of the logit, in their exact parts; of a single head that is the logit itself"
+    first, scaler = model.layers[0], model.scaler or (lambda t: t)
+    for head in first.heads: _check_quadratic(head)
+    like = next(model.parameters())
+    row = lambda v: scaler(torch.as_tensor(v).to(like).flatten().expand(model.m)[None])
+    x, baseline = row(x), row(baseline)
+    parts = [explain(h, x, g[0], baseline) for h, g in zip(first.heads, first_gradients(model, x, unit))]
+    exact = len(model.layers) == len(first.heads) == 1 and not len(first.heads[0].output) and first.fusion.one_is_enough
+    return Explanation(parts[0].x, *(sum(getattr(p, k) for p in parts) for k in ('pairs', 'linear', 'constant'))), exact

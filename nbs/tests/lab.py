@@ -17,7 +17,7 @@ BROWSER = next((p for name in ('chromium', 'chromium-browser', 'google-chrome') 
 in_lab = pytest.mark.skipif(BROWSER is None, reason='needs a browser: chromium')
 ROOT = Path(__file__).parents[2]
 SHEET = '[...window.jupyterapp.shell.widgets("main")].find(w => w.sessionContext && w.content?.widgets)' # the open notebook, in JavaScript
-SHOTS = ROOT/'.screenshots' # not under version control
+SHOTS = Path(os.environ.get('TINYRPN_SCREENSHOTS', ROOT/'runs'/'screenshots')) # not under version control
 
 
 def free_port():
@@ -71,7 +71,7 @@ class Sheet:
         self.page.wait_for_function('i => /\\[\\d+\\]/.test(document.querySelectorAll(".jp-Notebook .jp-CodeCell")[i]?.querySelector(".jp-InputPrompt")?.textContent || "")', arg=i, timeout=1000*seconds)
 
     def shot(self, name):
-        SHOTS.mkdir(exist_ok=True)
+        SHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SHOTS/f'{name}.png')
 
 

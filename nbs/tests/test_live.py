@@ -71,6 +71,8 @@ def test_the_panel_by_hand(lab):
         start, stop, more = (page.locator('.jupyter-button', has_text=t) for t in ('Start', 'Stop', 'Go on'))
         start.wait_for(timeout=60_000)
         assert stop.is_disabled() and more.is_disabled()
+        page.locator('.widget-dropdown select').first.focus(); page.keyboard.press('a'); page.keyboard.press('ArrowUp')
+        assert page.locator('.jp-Notebook .jp-Cell').count() == 2, 'the keys are the panel\'s, not the notebook\'s'
         epochs, lr = page.locator('.widget-text input').nth(0), page.locator('.widget-text input').nth(1)
         assert (epochs.input_value(), float(lr.input_value())) == ('2', 0.005)
         epochs.focus(); page.keyboard.press('Control+a'); page.keyboard.type('4000'); page.keyboard.press('Enter')

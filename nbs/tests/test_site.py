@@ -93,7 +93,8 @@ def test_it_is_made_without_a_complaint(site, tell):
     assert status == 0, said
     assert check_site(folder) == [] and seconds < 180
     pages = [p.relative_to(folder).as_posix() for p in folder.rglob('*.html')]
-    assert {page_of(c) for c in chapters()} | {'reference.html', 'api/model.html'} <= set(pages)
+    assert {page_of(c) for c in chapters()} | {'reference.html', 'api/model.html', 'digits.html'} <= set(pages)
+    for page, link in (('core.html', 'digits.html'), ('api/model.html', '../digits.html')): assert f'href="{link}"' in (folder/page).read_text(encoding='utf-8')
     assert {page_of(p.name) for p in (root/'nbs').glob('*.ipynb')} == {page_of(c) for c in chapters()}, 'sidebar.yml lists every chapter'
     tell(f'site: {len(pages)} pages, {sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())/1e6:.1f} MB, made and checked in {seconds:.0f} s')
 
@@ -241,6 +242,31 @@ def test_the_choice_of_dark_is_kept(address, tab):
 
 
 @in_browser
+def test_a_visitor_draws_on_the_front_page(address, tab):
+    "The lesson stands in a frame near the top, answers to a digit drawn with the mouse, is as high as it needs to be, and dark where the page is"
+    tab.emulate_media(color_scheme='light'); tab.set_viewport_size({'width': 1280, 'height': 900}); tab.goto(address + 'index.html')
+    lesson = tab.frame_locator('main iframe.lesson')
+    tab.wait_for_function("document.querySelector('iframe.lesson').contentWindow.lesson")
+    assert tab.locator('iframe.lesson').bounding_box()['y'] < 400 and tab.locator('iframe.lesson').get_attribute('title')
+    lesson.locator('#clear').click()
+    box = lesson.locator('#pad canvas').bounding_box()
+    tab.mouse.move(box['x'] + box['width']/2, box['y'] + 0.15*box['height']); tab.mouse.down()
+    tab.mouse.move(box['x'] + box['width']/2, box['y'] + 0.85*box['height'], steps=12); tab.mouse.up()
+    tab.wait_for_function("document.querySelector('iframe.lesson').contentDocument.querySelector('#answer').textContent.startsWith('1 with')")
+    for width in (1280, 390):
+        tab.set_viewport_size({'width': width, 'height': 900}); tab.wait_for_timeout(300)
+        assert tab.evaluate("(r => [r.scrollHeight - r.clientHeight, r.scrollWidth - r.clientWidth])(document.querySelector('iframe.lesson').contentDocument.documentElement)") == [0, 0]
+    tab.set_viewport_size({'width': 1280, 'height': 900})
+    paper = "getComputedStyle(document.querySelector('iframe.lesson').contentDocument.body).backgroundColor"
+    assert tab.evaluate(paper) == 'rgb(255, 255, 255)'
+    tab.click('.quarto-color-scheme-toggle')
+    tab.wait_for_function(f"{paper} === 'rgb(23, 24, 28)'", timeout=10_000)
+    tab.evaluate('localStorage.clear()')
+    with tab.expect_navigation(): lesson.locator('#whole').click()
+    assert tab.url == address + 'digits.html' and tab.locator('#words').is_visible()
+
+
+@in_browser
 def test_a_phone_reaches_chapters_and_search(address, tab):
     tab.set_viewport_size({'width': 390, 'height': 844}); tab.goto(address + 'core.html')
     tab.click('.quarto-btn-toggle'); tab.wait_for_timeout(400)
@@ -254,7 +280,7 @@ def test_a_phone_reaches_chapters_and_search(address, tab):
 @in_browser
 def test_weight_and_time_of_the_first_page(address, context, tab, tell):
     "What a first visit transfers and takes, and pictures of it in $TINYRPN_SCREENSHOTS (else runs/screenshots)"
-    folder = Path(os.environ.get('TINYRPN_SCREENSHOTS', 'runs/screenshots')); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(os.environ.get('TINYRPN_SCREENSHOTS', root/'runs'/'screenshots')); folder.mkdir(parents=True, exist_ok=True)
     session = context.new_cdp_session(tab); session.send('Network.enable'); session.send('Network.setCacheDisabled', {'cacheDisabled': True})
     sizes = []
     session.on('Network.loadingFinished', lambda event: sizes.append(event['encodedDataLength']))
@@ -263,7 +289,7 @@ def test_weight_and_time_of_the_first_page(address, context, tab, tell):
     loaded, first = tab.evaluate("(() => {const t = performance.getEntriesByType('navigation')[0], p = performance.getEntriesByName('first-contentful-paint')[0]; return [t.loadEventEnd, p ? p.startTime : 0]})()")
     weight, files = sum(sizes), len(sizes)
     tab.screenshot(path=folder/'index-1280-light.png')
-    for page, width, scheme in (('index', 390, 'dark'), ('polynomial', 1280, 'light'), ('polynomial', 390, 'dark'), ('api/model', 1280, 'dark')):
+    for page, width, scheme in (('index', 390, 'dark'), ('digits', 1280, 'light'), ('digits', 390, 'dark'), ('polynomial', 1280, 'light'), ('polynomial', 390, 'dark'), ('api/model', 1280, 'dark')):
         tab.emulate_media(color_scheme=scheme); tab.set_viewport_size({'width': width, 'height': 900 if width == 1280 else 844})
         tab.goto(f'{address}{page}.html', wait_until='load'); tab.wait_for_timeout(100)
         tab.screenshot(path=folder/f'{page.replace("/", "-")}-{width}-{scheme}.png')
