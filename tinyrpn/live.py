@@ -6,7 +6,7 @@
 __all__ = ['BINS', 'Clock', 'duration', 'binned', 'by_epoch', 'live_page', 'in_notebook', 'LiveCurve', 'heard_while_busy',
            'StopButton']
 
-# %% ../nbs/13b_live.ipynb #c1d5fa63
+# %% ../nbs/13b_live.ipynb #169afe0e
 import sys, time
 import numpy as np
 from fastcore.xml import Div, P, Safe, Span, Style, to_xml
@@ -14,7 +14,7 @@ from .core import *
 from .learner import Callback, _quiet, length
 from .show import COLOURS, STYLE, chart, figure, quoted
 
-# %% ../nbs/13b_live.ipynb #ccb08efe
+# %% ../nbs/13b_live.ipynb #1c97b27f
 class Clock:
     "How long a run has taken, and how long it will still take"
     def __init__(self,
@@ -44,7 +44,7 @@ def duration(
     minutes = round(seconds/60)
     return f'{minutes} min' if minutes < 60 else f'{minutes//60} h {minutes%60} min' if minutes % 60 else f'{minutes//60} h'
 
-# %% ../nbs/13b_live.ipynb #c65cfa77
+# %% ../nbs/13b_live.ipynb #64ceba4b
 BINS = 200 # intervals of the axis
 
 def binned(
@@ -74,7 +74,7 @@ def by_epoch(
     at, values = np.append(at[0] - end/50, at), np.append(values[0], values) # one value alone is a short line
     return np.interp((np.arange(bins) + 0.5)/bins*end, at - 0.5*end/bins, values, np.nan, np.nan)
 
-# %% ../nbs/13b_live.ipynb #1e4eb197
+# %% ../nbs/13b_live.ipynb #942b0ced
 def _panel(what, end, curves, legend):
     "One chart over the whole run with its legend"
     seen = np.concatenate([c[np.isfinite(c)] for c in curves] or [[]])
@@ -102,7 +102,7 @@ def live_page(
         if curves: panels.append(_panel(what, end, curves, columns))
     return to_xml(Div(Style(Safe(STYLE)), P(line), Div(*panels, cls='parts', style='min-height: 165px'), cls='tinyrpn'), indent=False)
 
-# %% ../nbs/13b_live.ipynb #44ad3082
+# %% ../nbs/13b_live.ipynb #adb93deb
 def in_notebook() -> bool:
     "Whether displays go to Jupyter, not to a terminal"
     ipython = sys.modules.get('IPython')
@@ -116,11 +116,11 @@ class LiveCurve(Callback):
         self.every, self.show, self.handle, self.pictures = check_number('every', every), show, None, 0
 
     def before_fit(self, learner):
-        self.clock, self.handle, self.last, self.start = Clock(learner), None, -self.every, len(learner.history.steps)
+        self.clock, self.handle, self.due, self.start = Clock(learner), None, 0., len(learner.history.steps)
         self._draw(learner)
 
     def after_step(self, learner):
-        if self.clock.taken() - self.last >= self.every: self._draw(learner)
+        if self.clock.taken() >= self.due: self._draw(learner)
 
     def after_epoch(self, learner): self._draw(learner, whole=1)
 
@@ -138,18 +138,20 @@ class LiveCurve(Callback):
 
     def _draw(self, learner, whole=0, over=False):
         if not learner.crew.main or _quiet() and not self.show: return
-        self.last, line = self.clock.taken(), self.line(learner, whole, over)
+        began, line = self.clock.taken(), self.line(learner, whole, over)
         if self.show: self.show(line, live_page(learner, line, over))
         elif not in_notebook(): print(line, flush=True) if whole or over else None
         else: self._display({'text/plain': line, 'text/html': live_page(learner, line, over)})
         self.pictures += 1
+        now = self.clock.taken()
+        self.due = now + max(self.every, 30*(now - began)) # a long history takes longer to draw: at most 3% of the time
 
     def _display(self, bundle):
         from IPython.display import display
         if self.handle is None: self.handle = display(bundle, raw=True, display_id=True)
         else: self.handle.update(bundle, raw=True)
 
-# %% ../nbs/13b_live.ipynb #60545d0c
+# %% ../nbs/13b_live.ipynb #088a50e0
 def heard_while_busy(
     widget, # an ipywidgets widget
 ):
