@@ -23,7 +23,7 @@ from .reconciliation import *
 from .show import COLOURS, chart
 
 # %% ../nbs/23a_lesson.ipynb #fd6ad97f
-KRONECKER = HmReconciliation, LphmReconciliation, DualLphmReconciliation, DuplicatedPaddingReconciliation, DuplicatedDiagonalPaddingReconciliation
+KRONECKER = [c.name for c in (HmReconciliation, LphmReconciliation, DualLphmReconciliation, DuplicatedPaddingReconciliation, DuplicatedDiagonalPaddingReconciliation)]
 
 def psi_terms(
     head, # an `RPNHead`
@@ -32,9 +32,9 @@ def psi_terms(
     r"Terms whose sum is $\psi(w)$, channels averaged: $(P Q) \otimes (S T)$ each, or eigenvalues and eigenvectors"
     psi, w, n, D, C = head.reconciliation, head.weight.detach(), head.n, head.D, head.channels
     one = w.new_ones(1, 1)
-    if type(psi) in KRONECKER: found = [dict(zip('PQST', psi.factors(v, n, D))) for v in w]
-    elif type(psi) is LorrReconciliation: found = [{'P': None, 'Q': one, 'S': A, 'T': M} for A, M in (psi.split(v, n, D) for v in w)]
-    elif type(psi) is EigenReconciliation and _squares(head): found = [dict(zip(('values', 'vectors', 'linear'), psi.split(v, n, D))) for v in w]
+    if psi.name in KRONECKER: found = [dict(zip('PQST', psi.factors(v, n, D))) for v in w]
+    elif psi.name == LorrReconciliation.name: found = [{'P': None, 'Q': one, 'S': A, 'T': M} for A, M in (psi.split(v, n, D) for v in w)]
+    elif psi.name == EigenReconciliation.name and _squares(head): found = [dict(zip(('values', 'vectors', 'linear'), psi.split(v, n, D))) for v in w]
     else:
         if (size := 16*n*D//3) > most: raise ParameterError(f'reconciliation={psi.shown(n, D)}: its {n} x {D:,} matrix would take {size/1e6:.0f} MB in the page, more than most={most:,}; {_SMALLER}')
         return [{'P': None, 'Q': one, 'S': None, 'T': psi.rows(w, n, D).view(C, n, D).mean(0)}]
@@ -118,12 +118,12 @@ def fusion_numbers(
     heads:int, # how many
 ) -> dict: # {'weights': [...]}, {'matrix': ...}, or {'concat': True}
     "How a page fuses heads: a weighted sum, a matrix times all of them, or one after the other"
-    if isinstance(fusion, ConcatenationFusion): return {'concat': True}
-    if isinstance(fusion, ParameterizedConcatenationFusion):
+    if fusion.name == ConcatenationFusion.name: return {'concat': True}
+    if fusion.name == ParameterizedConcatenationFusion.name:
         weight = fusion.weight.detach()
         return {'matrix': encoded(fusion.psi.rows(weight, fusion.n_out, fusion.psi._size[1]))}
-    if isinstance(fusion, ParameterizedWeightedSummationFusion): return {'weights': fusion.weight.tolist()}
-    if isinstance(fusion, WeightedSummationFusion): return {'weights': fusion.weights}
+    if fusion.name == ParameterizedWeightedSummationFusion.name: return {'weights': fusion.weight.tolist()}
+    if fusion.name == WeightedSummationFusion.name: return {'weights': fusion.weights}
     known = {'average_fusion': 1/heads, 'summation_fusion': 1.}.get(fusion.name) or {'mean': 1/heads, 'sum': 1.}.get(getattr(fusion, 'metric', None))
     if known is None: raise ParameterError(f'fusion={fusion!r}: a page fuses heads by average, summation, a weighted sum or a concatenation')
     return {'weights': [known]*heads}
@@ -332,13 +332,13 @@ def page_words(
     quadratic = any(h.D > h.m for h in model.layers[0].heads)
     plain = not any(len(h.output) for h in model.layers[0].heads)
     step = f'(value \u2212 {s.mean:g}) / {s.std:g}'.replace('value', 'grey / 255' if image else 'value') if (s.mean, s.std) != (0, 1) else 'grey / 255' if image else ''
-    kron = isinstance(psi, HmReconciliation)
+    kron = psi.name in KRONECKER[:3]
     return {'parameters': sum(p.numel() for p in model.parameters()), 'inputs': model.m, 'outputs': model.n, 'thing': 'pixel' if image else 'input', 'things': 'pixels' if image else 'inputs',
             'image': image, 'fields': not image, **(image or {}), 'picture_height': image and Safe(str(560*image['height']//image['width'])), 'step': step if image or not step else f', as {step}',
             'quadratic': quadratic, 'linear': not quadratic, 'exact': not later and plain, 'deep': later or not plain, 'norm': len(first.expansion.post), 'expanded': first.D, 'many': 30*quadratic,
             'first_units': sum(h.n for h in model.layers[0].heads), 'later_layers': f'{later} more layer{"s"*(later > 1)}', 'probabilities': page['probabilities'],
-            'kronecker': kron and type(psi) in (HmReconciliation, LphmReconciliation, DualLphmReconciliation), 'dense': first.n*first.D, 'factors': psi.numel(first.n, first.D), 'rank': getattr(psi, 'r', 0),
-            'thin': 'both are' if isinstance(psi, DualLphmReconciliation) else 'the second is', 'row': first.m + 1, 'offsets': image and kron and quadratic and psi.sizes(first.n, first.D)[1::2] == (first.m, first.m + 1),
+            'kronecker': kron, 'dense': first.n*first.D, 'factors': psi.numel(first.n, first.D), 'rank': getattr(psi, 'r', 0),
+            'thin': 'both are' if psi.name == DualLphmReconciliation.name else 'the second is', 'row': first.m + 1, 'offsets': image and kron and quadratic and psi.sizes(first.n, first.D)[1::2] == (first.m, first.m + 1),
             'example': Safe(f'<math>{mathml_matrix([[1, 2]])}<mo>\u2297</mo>{mathml_matrix([[1, -1], [0, 3]])}<mo>=</mo>{mathml_matrix([[1, -1, 2, -2], [0, 3, 0, 6]])}</math>')}
 
 # %% ../nbs/23a_lesson.ipynb #f3e1dab1
