@@ -329,6 +329,7 @@ class Learner:
         self.metrics = as_metrics(metrics, getattr(model, 'n', None))
         self.default_epochs, self.n_epochs, self.epoch, self.step, self.history, self.last = None if n_epochs is None else check_int('n_epochs', n_epochs), 0, 0, 0, History(), {}
         self.done, self.sums, self.order, self.group = 0, [0., 0], None, 0 # steps of this epoch; their loss and samples; the dice before it; samples since the last update
+        self.error = None # what ended the last run, if not its end or a wish
         self.stopping, self.whole, self.keeper, self.kept, self.owed = False, True, None, None, False # asked to stop; no step is half done; the `Checkpoints`; what they hold; one is to be written after the next update
         self.config = self.extra = self.run_id = self.data_sum = None # the `Config` it came from, and what else a checkpoint says of the run
         self.callbacks = [KeepGood(), WatchDomain(), *(tellers(progress) if self.crew.main else []), *as_callbacks(callbacks)]
@@ -608,7 +609,7 @@ def fit(self:Learner,
     if self.train_batches is None: raise ParameterError('data=None: fit needs training data')
     if resume and checkpoint is None: raise ParameterError('resume=True: a folder is needed, as in checkpoint="runs/x"')
     if self.signature is not None and hasattr(self.model, 'signature'): self.model.signature = copy.deepcopy(self.signature)
-    self.history.note, self.stopping = '', False
+    self.history.note, self.stopping, self.error = '', False, None
     self.prepare()
     open_run(self, checkpoint, resume, n_epochs)
     try: self._fit_epochs()
@@ -623,6 +624,7 @@ def _fit_epochs(self:Learner):
             with stops_softly(self), repeatable(self.deterministic):
                 while self.epoch < self.n_epochs: self._fit_epoch()
         except KeyboardInterrupt: self.history.note = f'interrupted in epoch {self.epoch + 1}, after step {self.done}' if self.done else f'interrupted after epoch {self.epoch}'
+        except BaseException as e: self.error = e; raise
         if self.keeper and self.whole and not self.group: self.keep(again=False)
     finally: self._call('after_fit')
 

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['BackgroundRun', 'StopWhen', 'TrainingPanel']
 
-# %% ../nbs/14a_panel.ipynb #b378a46b
-import atexit, threading, warnings
+# %% ../nbs/14a_panel.ipynb #903ef5db
+import atexit, inspect, threading
 from fastcore.basics import patch
 from fastcore.xml import P, to_xml
 from .core import *
 from .config import Config, load_config, packaged
-from .learner import Callback
+from .learner import Callback, torch_class
 from .live import LiveCurve
 from .show import quoted
-from .widget import _STILL, front_end
+from .widget import _STILL, _close, front_end
 
-# %% ../nbs/14a_panel.ipynb #6d2f23e3
+# %% ../nbs/14a_panel.ipynb #83d94ee1
 class BackgroundRun:
     "An action in a thread of its own; what it raises is kept in `error`"
     def __init__(self,
@@ -30,9 +30,10 @@ class BackgroundRun:
 
     def _run(self):
         try: self.action()
-        except Exception as e: self.error = e
-        if self.then: self.then(self.error)
-        atexit.unregister(self._leave)
+        except BaseException as e: self.error = e # SystemExit, too: nobody else would hear of it
+        finally:
+            atexit.unregister(self._leave)
+            if self.then: self.then(self.error)
 
     def _leave(self):
         if self.stop: self.stop()
@@ -43,7 +44,7 @@ class BackgroundRun:
         self.thread.join(seconds)
         return not self.going()
 
-# %% ../nbs/14a_panel.ipynb #74c73e2d
+# %% ../nbs/14a_panel.ipynb #1f1ca527
 def _widgets():
     "The fields of a panel by name"
     import ipywidgets as w
@@ -72,6 +73,8 @@ class TrainingPanel:
         self.lock = threading.Lock() # JupyterLab hands over its clicks in threads
         self._offer(config)
         self.config.observe(lambda change: self._read(change.new), 'value')
+        for w in (self.config, self.device): w.observe(lambda change: self._enable(), 'value')
+        self.box = self._box()
         self.start.on_click(lambda _: self._begin(self._fresh)); self.more.on_click(lambda _: self._begin(self._further)); self.stop.on_click(lambda _: self._halt())
         self._enable()
 
@@ -84,7 +87,7 @@ class TrainingPanel:
         "Wait for the end of the run"
         return self.run is None or self.run.wait(seconds)
 
-# %% ../nbs/14a_panel.ipynb #534fbfe4
+# %% ../nbs/14a_panel.ipynb #45a5145c
 @patch
 def _offer(self:TrainingPanel, config):
     "Make the configuration the one that is chosen"
@@ -97,35 +100,43 @@ def _offer(self:TrainingPanel, config):
 
 @patch
 def _read(self:TrainingPanel, name):
-    "Show what the configuration says of epochs and learning rate"
+    "Show what the configuration says of epochs, device and learning rate"
     self.plan = self.own[name] if name in self.own else load_config(name)
     spec = self.plan.learner_spec
-    self.epochs.value = spec.get('epochs') or 1
-    optimizer = spec.get('optimizer') or {}
-    self.lr.value = float(optimizer.get('lr', 1e-3)) if isinstance(optimizer, dict) else 1e-3
+    self.epochs.value, self.lr.value = spec.get('epochs') or 1, _learning_rate(spec.get('optimizer') or 'AdamW')
+    self.device.value = self.plan.device if self.plan.device in self.device.options else 'auto'
+    self.said = self.device.value, self.lr.value
+
+def _learning_rate(optimizer): # name or dict
+    "What is written, else the optimizer's own"
+    spec = {'name': optimizer} if isinstance(optimizer, str) else optimizer
+    return float(spec['lr'] if 'lr' in spec else inspect.signature(torch_class('optimizer', spec['name'])).parameters['lr'].default)
 
 @patch
 def _fresh(self:TrainingPanel):
-    "A new learner as the fields say"
-    plan = self.plan.override(epochs=self.epochs.value, lr=self.lr.value, device=self.device.value)
+    "A new learner: the configuration, but for the fields that were changed"
+    device, lr = (new if new != was else None for new, was in zip((self.device.value, self.lr.value), self.said))
+    plan = self.plan.override(epochs=self.epochs.value, lr=lr, device=device)
     if plan.seed is not None: set_seed(plan.seed)
     self.learner = plan.learner(data=self.data, progress=False, callbacks=[StopWhen(lambda: self.halting), LiveCurve(show=self._show)])
+    self.ran = self.config.value, self.device.value
 
 @patch
 def _further(self:TrainingPanel):
-    "The same learner with the learning rate of the field"
-    if self.learner is None: return self._fresh()
-    for group in self.learner.optimizer.param_groups if self.learner.optimizer else (): group['lr'] = check_number('learning rate', self.lr.value, positive=True)
+    "The same learner; with another learning rate only where the field was changed since"
+    rate = check_number('learning rate', self.lr.value, positive=True)
+    if self.learner.optimizer is None or rate == self.rate: return
+    for group in self.learner.optimizer.param_groups: group['lr'] = group['initial_lr'] = rate
+    for schedule in [s for s in (self.learner.scheduler, *getattr(self.learner.scheduler, '_schedulers', ())) if hasattr(s, 'base_lrs')]: schedule.base_lrs = [rate]*len(schedule.base_lrs)
 
-# %% ../nbs/14a_panel.ipynb #241d50bf
+# %% ../nbs/14a_panel.ipynb #87363090
 @patch
 def _begin(self:TrainingPanel, prepare):
     "Prepare and fit in a thread; the panel says how it goes"
     def action():
-        with warnings.catch_warnings(): # they would land in the log
-            warnings.simplefilter('ignore')
-            prepare()
-            self.learner.fit(self.epochs.value)
+        prepare()
+        self.rate = self.lr.value
+        self.learner.fit(self.epochs.value)
     with self.lock:
         if self.run is not None and self.run.going(): return
         self.halting = False
@@ -135,11 +146,13 @@ def _begin(self:TrainingPanel, prepare):
 
 @patch
 def _halt(self:TrainingPanel):
-    self.halting, self.stop.disabled = True, True
+    self.halting, self.stop.disabled, self.stop.description = True, True, 'Stopping'
 
 @patch
 def _ended(self:TrainingPanel, error):
-    if error is not None: self._show(f'{type(error).__name__}: {error}')
+    if error is not None:
+        said = f'{type(error).__name__}: {error}'
+        self._show(said, to_xml(P(quoted(said, 600), role='alert')) + (self.shown.value if '<svg' in self.shown.value else '')) # the curves stay
     self._enable()
 
 @patch
@@ -147,15 +160,16 @@ def _enable(self:TrainingPanel, going=False):
     "Only what can be done now can be pressed"
     self.stop.disabled = not going
     for w in (self.config, self.device, self.epochs, self.lr, self.start): w.disabled = going
-    self.more.disabled = going or self.learner is None or not self.learner.history.steps
+    self.more.disabled = going or self.learner is None or not self.learner.history.steps or self.ran != (self.config.value, self.device.value) # of what was chosen then
+    self.stop.description = 'Stop'
 
 @patch
 def _show(self:TrainingPanel, line, page=None):
     self.line, self.shown.value = line, page or to_xml(P(quoted(line, 600)))
 
 @patch
-def box(self:TrainingPanel):
-    "The widgets as one, made anew for each place that shows them"
+def _box(self:TrainingPanel):
+    "The widgets as one"
     import ipywidgets as w
     fields = w.HBox([w.VBox([self.config, self.device]), w.VBox([self.epochs, self.lr])], layout={'flex_flow': 'row wrap'})
     return w.VBox([front_end()[1](), fields, w.HBox([self.start, self.stop, self.more]), self.shown]).add_class('tinyrpn-explorer') # whose keys are its own
@@ -163,8 +177,12 @@ def box(self:TrainingPanel):
 @patch
 def _repr_mimebundle_(self:TrainingPanel, include=None, exclude=None):
     "The widgets, and for pages without a kernel what they show now"
-    box = self.box()
-    return {**(box._repr_mimebundle_() if box.comm else {}), 'text/plain': repr(self), 'text/html': self.shown.value + to_xml(_STILL, indent=False)}
+    return {**(self.box._repr_mimebundle_() if self.box.comm else {}), 'text/plain': repr(self), 'text/html': self.shown.value + to_xml(_STILL, indent=False)}
+
+@patch
+def close(self:TrainingPanel):
+    "Stop, and take the widgets out of the page and out of the kernel's memory"
+    self._halt(); self.wait(); _close(self.box)
 
 @patch
 def __repr__(self:TrainingPanel): return f'TrainingPanel of {self.config.value}: {self.line or "not yet started"}'

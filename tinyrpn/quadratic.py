@@ -356,13 +356,20 @@ def _unfinished(head): # the same head without its output functions
     other._modules = {**head._modules, 'output': nn.Sequential()}
     return other
 
+_UNSTEADY = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm # other functions in training than in use
+
+def _check_steady(model):
+    if not isinstance(model, RPN): raise ParameterError(f"model={type(model).__name__}: an RPN is needed, such as RPN.load('mnist_dual_lphm')")
+    if odd := next((m for m in model.modules() if m.training and isinstance(m, _UNSTEADY)), None): raise ParameterError(f'model: its {type(odd).__name__} is in training mode; call model.eval() first')
+
 def first_gradients(
     model:RPN, # any
     x:torch.Tensor, # (batch, m), as the first layer takes it
     unit:int, # which output
 ) -> list: # (batch, n) of each head
     "The gradient of an output with respect to the outputs of the first layer, before their output functions"
-    first, *later = model.layers
+    _check_steady(model)
+    unit, (first, *later) = check_int('unit', unit, low=0, high=model.n - 1), model.layers
     with torch.inference_mode(False), torch.enable_grad():
         z = [_unfinished(h)(x).detach().requires_grad_() for h in first.heads]
         out = first.fusion([h.output(v) for h, v in zip(first.heads, z)])
@@ -376,11 +383,13 @@ def explain_logit(
     baseline=0., # what counts as nothing: a number, or m numbers
 ) -> tuple: # (`Explanation`, whether it is exact)
     "The outputs of the first layer, each times the derivative of the logit, in their exact parts; of a single head that is the logit itself"
-    first, scaler = model.layers[0], model.scaler or (lambda t: t)
+    _check_steady(model)
+    first, scaler, like = model.layers[0], model.scaler or (lambda t: t), next(model.parameters())
     for head in first.heads: _check_quadratic(head)
-    like = next(model.parameters())
-    row = lambda v: scaler(torch.as_tensor(v).to(like).flatten().expand(model.m)[None])
-    x, baseline = row(x), row(baseline)
+    x, baseline = (torch.as_tensor(v).detach().to(like).flatten() for v in (x, baseline))
+    for name, v in (('x', x), ('baseline', baseline)):
+        if len(v) != model.m and (name == 'x' or len(v) != 1): raise ShapeError(f'{name} has {len(v)} numbers; one sample of {model.m} is needed')
+    x, baseline = (scaler(v.expand(model.m)[None]) for v in (x, baseline))
     parts = [explain(h, x, g[0], baseline) for h, g in zip(first.heads, first_gradients(model, x, unit))]
-    exact = len(model.layers) == len(first.heads) == 1 and not len(first.heads[0].output) and first.fusion.one_is_enough
+    exact = len(model.layers) == len(first.heads) == 1 and all(isinstance(f, _UNSTEADY[0]) for f in first.heads[0].output) and first.fusion.one_is_enough
     return Explanation(parts[0].x, *(sum(getattr(p, k) for p in parts) for k in ('pairs', 'linear', 'constant'))), exact
