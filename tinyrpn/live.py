@@ -6,7 +6,7 @@
 __all__ = ['BINS', 'Clock', 'duration', 'binned', 'by_epoch', 'live_page', 'in_notebook', 'ending', 'LiveCurve',
            'heard_while_busy', 'StopButton']
 
-# %% ../nbs/13b_live.ipynb #95e500ca
+# %% ../nbs/13b_live.ipynb #fe63b36f
 import sys, time
 import numpy as np
 from fastcore.xml import Div, P, Safe, Span, Style, to_xml
@@ -14,7 +14,7 @@ from .core import *
 from .learner import Callback, _quiet, length
 from .show import COLOURS, STYLE, chart, figure, quoted
 
-# %% ../nbs/13b_live.ipynb #c92a15d3
+# %% ../nbs/13b_live.ipynb #852aef40
 class Clock:
     "How long a run has taken, and how long it will still take"
     def __init__(self,
@@ -44,7 +44,7 @@ def duration(
     minutes = round(seconds/60)
     return f'{minutes} min' if minutes < 60 else f'{minutes//60} h {minutes%60} min' if minutes % 60 else f'{minutes//60} h'
 
-# %% ../nbs/13b_live.ipynb #a1c2f989
+# %% ../nbs/13b_live.ipynb #38db896c
 BINS = 200 # intervals of the axis
 
 def binned(
@@ -74,7 +74,7 @@ def by_epoch(
     at, values = np.append(at[0] - end/50, at), np.append(values[0], values) # one value alone is a short line
     return np.interp((np.arange(bins) + 0.5)/bins*end, at - 0.5*end/bins, values, np.nan, np.nan)
 
-# %% ../nbs/13b_live.ipynb #d428bb77
+# %% ../nbs/13b_live.ipynb #334231c0
 def _panel(what, end, curves, legend):
     "One chart over the whole run with its legend"
     seen = np.concatenate([c[np.isfinite(c)] for c in curves] or [[]])
@@ -102,7 +102,7 @@ def live_page(
         if curves: panels.append(_panel(what, end, curves, columns))
     return to_xml(Div(Style(Safe(STYLE)), P(line), Div(*panels, cls='parts', style='min-height: 165px'), cls='tinyrpn'), indent=False)
 
-# %% ../nbs/13b_live.ipynb #821929c7
+# %% ../nbs/13b_live.ipynb #c6f35046
 def in_notebook() -> bool:
     "Whether displays go to Jupyter, not to a terminal"
     ipython = sys.modules.get('IPython')
@@ -158,7 +158,7 @@ class LiveCurve(Callback):
         if self.handle is None: self.handle = display(bundle, raw=True, display_id=True)
         else: self.handle.update(bundle, raw=True)
 
-# %% ../nbs/13b_live.ipynb #e202bce1
+# %% ../nbs/13b_live.ipynb #e5f737bf
 def heard_while_busy(
     widget, # an ipywidgets widget
 ):

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import yaml
 from fastcore.xml import Code, Details, Div, Figcaption, Figure, Img, P, Pre, Safe, Span, Strong, Style, Summary, Table as Grid, Td, Th, Tr, ft, to_xml
+from torch import nn
+from torch.overrides import TorchFunctionMode
 from .core import *
 from .catalogue import _formula, basis_curves
 from .config import Config
@@ -240,19 +242,28 @@ def bare(
     other._modules = {**e._modules, 'pre': Functions(), 'post': Functions()}
     return copy.deepcopy(other).eval().cpu().double()
 
+def chart_functions(
+    x, # (N,) numbers along the axis
+    kappa:torch.Tensor, # (N, D) values
+    most:int=8, # curves
+    **look, # see `chart`
+):
+    "The first functions of one number; poles and high powers may leave the picture"
+    y = kappa[:, :most].numpy()
+    gaps = np.abs(np.diff(y, axis=0, append=y[-1:])) > 4 # the two sides of a pole are not joined
+    inner = y[np.abs(y) < 6]
+    return chart(x, np.where(gaps, np.nan, y).T, *((inner.min(), inner.max()) if inner.size else ()), **look)
+
 def draw_basis(
     e:Expansion, # of any kind
     most:int=8, # curves
 ):
     "The functions of one coordinate, over the domain"
     if _large(e) or not (D := _accepted((e := bare(e)).dim, [(1,)]).get((1,), 0)) or D > 10_000: return None
-    with torch.device('cpu'): x, kappa = basis_curves(e, 160)
-    kappa = kappa[:, :most].numpy()
-    gaps = np.abs(np.diff(kappa, axis=0, append=kappa[-1:])) > 4 # the two sides of a pole are not joined
-    inner = kappa[np.abs(kappa) < 6] if (np.abs(kappa) < 6).any() else kappa # poles and high powers may leave the picture
-    picture = chart(x, np.where(gaps, np.nan, kappa).T, inner.min(), inner.max(), label=f'functions of {e.name}')
+    with torch.device('cpu'): picture = chart_functions(*basis_curves(e, 160), most, label=f'functions of {e.name}')
     return figure(picture, f'{"the first " if D > most else ""}{min(D, most)}{f" of {D:,}" if D > most else ""} function{"s" if D > 1 else ""} of one coordinate')
 
+# %% ../nbs/13a_show.ipynb #41f1d1cf
 @card.register
 def _(e:Expansion):
     lengths = {} if _large(e) else _accepted(e.dim, [(1,), (4,), (784,)])
@@ -264,16 +275,52 @@ def _(e:Expansion):
                       why, pictures=[lambda: draw_basis(e)])
 
 # %% ../nbs/13a_show.ipynb #9c8f87b0
+_DRAWS = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial, torch.poisson, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_,
+          *(getattr(torch.Tensor, f'{k}_') for k in 'bernoulli cauchy exponential geometric log_normal normal random uniform'.split())} # what takes a generator
+_MADE, _LIKE = {torch.rand, torch.randn}, {torch.rand_like: torch.Tensor.uniform_, torch.randn_like: torch.Tensor.normal_}
+
+class Dice(TorchFunctionMode):
+    "Within this block, and in this thread alone, what draws on the CPU draws from a generator of its own; dropout takes none"
+    def __init__(self,
+        seed:int=0, # of the generator
+    ):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        where = kwargs.get('device') or next((a.device for a in args if isinstance(a, torch.Tensor)), 'cpu')
+        if torch.device(where).type == 'meta' and func in _MADE: return torch.empty(*args, **{k: v for k, v in kwargs.items() if k != 'generator'}) # at once; torch would import 500 modules
+        if kwargs.get('generator') is None and torch.device(where).type == 'cpu':
+            if func in _LIKE: return _LIKE[func](torch.empty_like(*args, **kwargs), generator=self.generator)
+            if func in _DRAWS: kwargs = {**kwargs, 'generator': self.generator}
+        return func(*args, **kwargs)
+
+# %% ../nbs/13a_show.ipynb #2819c9d6
+def anew(
+    psi:Reconciliation, # of any kind
+) -> Reconciliation:
+    "An equal one that belongs to no head"
+    return type(psi)(**{k: getattr(psi, k) for k in constructor_params(type(psi))})
+
+def random_matrix(
+    psi:Reconciliation, # which belongs to no head
+    n:int, # rows of the matrix
+    D:int, # columns
+    seed:int=0, # of all that is drawn
+) -> tuple: # w (l,), psi(w) (n, D), float64
+    "Random parameters and the matrix made of them; torch's random numbers stay as they are"
+    with Dice(seed), torch.device('cpu'), torch.no_grad():
+        w = torch.randn(psi.numel(n, D)).double()
+        return w, psi(w, n, D)
+
 def fabricated(
     psi:Reconciliation, # of any kind
     n:int, # rows of the matrix
     D:int, # columns
 ) -> np.ndarray: # (n, D)
     "The matrix of an equal reconciliation, of random parameters; neither it nor torch's random numbers change"
-    with torch.random.fork_rng(devices=[]), torch.device('cpu'), torch.no_grad():
-        torch.default_generator.manual_seed(0)
-        other = type(psi)(**{k: getattr(psi, k) for k in constructor_params(type(psi))})
-        return other(torch.randn(other.numel(n, D)), n, D).float().numpy()
+    with Dice(), torch.device('cpu'): other = anew(psi)
+    return random_matrix(other, n, D)[1].float().numpy()
 
 def pattern_size(
     psi:Reconciliation, # of any kind

@@ -7,7 +7,7 @@ __all__ = ['control', 'entered', 'enter', 'controls', 'front_end', 'Explorer', '
            'ExpansionExplorer', 'fabricate', 'ReconciliationExplorer', 'draw_seen', 'draw_bars', 'DigitPad']
 
 # %% ../nbs/14_widget.ipynb #14d10003
-import math, threading
+import copy, math, threading
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -18,13 +18,14 @@ import yaml
 from fastcore.basics import patch
 from fastcore.xml import A, Div, P, Small, Span, ft, to_xml
 from .core import *
+from .core import _brief
 from .catalogue import components
 from .checks import _notes
 from .config import read_yaml
 from .data import _image_shape, read_sample
 from .expansion.composed import as_expansion
 from .model import RPN
-from .show import COLOURS, Card, STYLE, chart, draw_matrix, figure, html, png, quoted, shape, svg, tex
+from .show import COLOURS, Card, Dice, STYLE, anew, chart_functions, draw_matrix, figure, html, png, quoted, random_matrix, shape, svg, tex
 
 # %% ../nbs/14_widget.ipynb #14d10006
 def control(
@@ -32,18 +33,22 @@ def control(
     value, # at the start; None for a default that the component works out by itself
     note:str='', # what it is, shown where the mouse rests
     choices=(), # values, or pairs (label, value), where there are only some
+    low:int=0, # the smallest whole number
+    high:int=10_000, # the largest
 ): # an ipywidgets widget
     "An entry for one parameter: a tick, a number, a list to choose from, or a line of YAML"
     import ipywidgets as widgets
     look = dict(description=name, tooltip=note, style={'description_width': '9em'}, layout={'width': '21em'})
-    if choices: return widgets.Dropdown(options=choices, value=value, **look)
-    if isinstance(value, bool): return widgets.Checkbox(value=value, **look)
-    if isinstance(value, int): return widgets.BoundedIntText(value=value, min=0, max=_LARGEST, continuous_update=True, **look)
-    if isinstance(value, float): return widgets.FloatText(value=value, continuous_update=True, **look)
-    made = widgets.Text(continuous_update=False, placeholder='none', **look)
-    enter(made, value)
+    if choices: made = widgets.Dropdown(options=choices, **look)
+    elif isinstance(value, bool): made = widgets.Checkbox(**look)
+    elif isinstance(value, int): made = widgets.BoundedIntText(min=low, max=high, continuous_update=True, **look)
+    elif isinstance(value, float): made = widgets.FloatText(continuous_update=True, **look)
+    else: made = widgets.Text(continuous_update=False, placeholder='none', **look)
+    try: enter(made, value)
+    except TinyRPNError: _close(made); raise
     return made
 
+# %% ../nbs/14_widget.ipynb #dbf8ec94
 def entered(
     entry, # what `control` made
 ): # the value
@@ -54,15 +59,29 @@ def enter(
     entry, # what `control` made
     value, # plain data
 ):
-    "Write a value into an entry"
-    entry.value = value if not _is_line(entry) else '' if value is None else yaml.safe_dump(_plain(value), default_flow_style=True, width=math.inf).removesuffix('...\n').strip()
+    "Write a value into an entry; one that does not fit is refused, where ipywidgets would take the nearest"
+    entry.value = _ENTERED.get(type(entry).__name__, lambda entry, value: value)(entry, value)
+
+def _listed(entry, value):
+    allowed = [o[1] if isinstance(o, tuple) else o for o in entry.options]
+    if value not in allowed: raise ParameterError(f'{entry.description}={_brief(value)}: one of {", ".join(map(str, allowed))} is needed')
+    return value
+
+def _ticked(entry, value):
+    if not isinstance(value, bool): raise ParameterError(f'{entry.description}={_brief(value)}: true or false is needed')
+    return value
+
+def _line(entry, value):
+    try: return '' if value is None else yaml.safe_dump(_plain(value), default_flow_style=True, width=math.inf).removesuffix('...\n').strip()
+    except yaml.YAMLError as e: raise ParameterError(f'{entry.description}={_brief(value)}: plain values are needed: text, numbers, lists, dicts') from e
+
+_ENTERED = {'Dropdown': _listed, 'Checkbox': _ticked, 'Text': _line, 'FloatText': lambda entry, value: check_number(entry.description, value),
+            'BoundedIntText': lambda entry, value: check_int(entry.description, value, entry.min, entry.max)}
 
 def _is_line(entry): return type(entry).__name__ == 'Text'
 def _plain(value): return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 # %% ../nbs/14_widget.ipynb #14d10007
-_LARGEST = 10_000 # of a whole number that can be entered
-
 def controls(
     cls, # a component class
 ) -> dict: # name -> widget
@@ -72,7 +91,7 @@ def controls(
         value = sample.get(k, None if p.default is p.empty else p.default)
         if p.annotation is float and value is not None: value = float(value)
         if k == 'domain' and hasattr(cls, 'choices'): return control(k, cls.edge, notes.get(k, ''), cls.choices)
-        return control(k, value, notes.get(k, ''))
+        return control(k, value, notes.get(k, ''), **({'low': min(0, value), 'high': max(10_000, value)} if type(value) is int else {}))
     return {k: made(k, p) for k, p in constructor_params(cls).items()}
 
 # %% ../nbs/14_widget.ipynb #14d1000c
@@ -221,9 +240,11 @@ class ComponentExplorer(Explorer):
         self.parameters, self.place = {}, widgets.VBox()
         super().__init__(self.choice, self.place, *entries, below=below)
         self.choice.unobserve(self.refresh, 'value'); self.choice.observe(self._chosen, 'value')
-        with self.held():
-            self._chosen()
-            for k, v in parameters.items(): enter(self.parameters[k], v)
+        try:
+            with self.held():
+                self._chosen()
+                for k, v in parameters.items(): enter(self.parameters[k], v)
+        except TinyRPNError: self.close(); raise
         self.refresh()
 
     @property
@@ -269,15 +290,12 @@ def draw_curves(
     most:int=8, # curves
 ): # an element of fastcore.xml
     "Functions of one number, as `draw_basis` draws them, over any range"
-    y, (width, height) = kappa[:, :most].numpy(), (340, 170)
-    gaps = np.abs(np.diff(y, axis=0, append=y[-1:])) > 4 # the two sides of a pole are not joined
-    inner = y[np.abs(y) < 6] # poles and high powers may leave the picture
-    low, high = (inner.min(), inner.max()) if inner.size else (-6, 6)
+    width, height = 340, 170
     place = lambda v: 56 + width*min(max((v - float(t[0]))/float(t[-1] - t[0]), 0), 1)
     shade = lambda a, b: shape('rect', x=f'{a:.1f}', y=4, width=f'{b - a:.1f}', height=height, fill_opacity=0.12) if b - a > 0.5 else ''
     ends = [shade(56, place(where.low)), shade(place(where.high), 56 + width)] if where is not None and where.bounded else []
     line = [shape('line', x1=f'{place(at):.1f}', x2=f'{place(at):.1f}', y1=4, y2=4 + height, stroke='currentColor', stroke_dasharray='3 3')] if at is not None and t[0] <= at <= t[-1] else []
-    under = chart(t, np.where(gaps, np.nan, y).T, low, high, width=width, height=height, label='basis functions')
+    under = chart_functions(t, kappa, most, width=width, height=height, label='basis functions')
     return ft('svg', *ends, *under.children, *line, **under.attrs)
 
 # %% ../nbs/14_widget.ipynb #14d10019
@@ -292,8 +310,9 @@ class ExpansionExplorer(ComponentExplorer):
     ):
         import ipywidgets as widgets
         check_params(lookup(expansion, self.kind), parameters)
-        self.m, self.x, self._domain = control('inputs m', m, 'length of x'), control('x', None, 'one number for all inputs, or m numbers with commas between'), None
-        self.m.min, self.x.value = 1, str(x).strip('[]()')
+        m = check_int('m', m, high=10_000)
+        self.m, self.x, self._domain = control('inputs m', m, 'length of x', low=1), control('x', None, 'one number for all inputs, or m numbers with commas between'), None
+        self.x.value = str(x).strip('[]()')
         self.range = widgets.FloatRangeSlider(value=(-1, 1), min=-5, max=5, step=0.1, description='range', tooltip='over which the functions are drawn', readout_format='.1f', style={'description_width': '4em'}, layout={'width': '30em', 'max_width': '95%'})
         super().__init__(expansion, self.m, self.x, below=[self.range], **parameters)
     @property
@@ -352,15 +371,21 @@ def fabricate(
     D:int, # columns
     seed:int=0, # of the parameters
 ) -> tuple: # w (l,), psi(w) (n, D), float64
-    "Random parameters and the matrix made of them; torch's random numbers stay as they are"
-    if n*D > _MOST: raise TooLargeError(f'n={n}, D={D}: {n*D:,} numbers; at most {_MOST:,} are fabricated here')
-    with torch.random.fork_rng(devices=[]), torch.device('cpu'), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
-        w = torch.randn(psi.numel(n, D)).double()
-        return w, psi(w, n, D)
+    "Random parameters and the matrix made of them; what would be large is refused before anything is made"
+    for what, count in (('numbers in the matrix', lambda: n*D), ('parameters', lambda: psi.numel(n, D)), ('frozen numbers', lambda: _own_numbers(psi, n, D))):
+        if (size := count()) > _MOST: raise TooLargeError(f'{psi!r} of n={n}, D={D}: {size:,} {what}; at most {_MOST:,} are fabricated here')
+    return random_matrix(psi, n, D, seed)
+
+def _own_numbers(psi, n, D):
+    "How many numbers a reconciliation makes for this size by itself, counted where nothing is allocated; 0 where that cannot be done"
+    with Dice(), torch.device('meta'):
+        try: (other := anew(psi)).prepare(n, D)
+        except (NotImplementedError, RuntimeError): return 0 # it needs numbers, not only sizes
+        return sum(t.numel() for t in (*other.buffers(), *other.parameters()))
 
 # %% ../nbs/14_widget.ipynb #14d10020
 _RANKED = 2**18 # numbers of a matrix whose rank is computed: a quick singular value decomposition
+_SEEDS = 2**53 - 1 # the largest: a page knows whole numbers up to here
 
 class ReconciliationExplorer(ComponentExplorer):
     "Choose a reconciliation, its parameters and a size, and see the matrices that it makes and what they cost"
@@ -372,23 +397,23 @@ class ReconciliationExplorer(ComponentExplorer):
         **parameters, # the reconciliation's own
     ):
         check_params(lookup(reconciliation, self.kind), parameters)
-        self.n, self.D, self.seed = control('rows n', n, 'outputs'), control('columns D', D, 'length of the expansion'), control('seed', seed, 'of the random parameters w')
-        self.n.min = self.D.min = 1
+        n, D, seed = check_int('n', n, high=10_000), check_int('D', D, high=10_000), check_int('seed', seed, 0, _SEEDS)
+        self.n, self.D = control('rows n', n, 'outputs', low=1), control('columns D', D, 'length of the expansion', low=1)
+        self.seed = control('seed', seed, 'of the random parameters w', high=_SEEDS)
         super().__init__(reconciliation, self.n, self.D, self.seed, **parameters)
     @property
     def reconciliation(self): return self.choice
 
     def look(self):
         "The formula, a matrix of random parameters, its rank, and the count of the parameters"
-        psi, n, D = _created(**self.spec), self.n.value, self.D.value
+        spec, n, D = self.spec, self.n.value, self.D.value
+        psi = create(spec.pop('name'), **spec)
         self.w, self.matrix = fabricate(psi, n, D, self.seed.value)
         self.rank = int(np.linalg.matrix_rank(self.matrix.numpy())) if n*D <= _RANKED else None
         picture = draw_matrix(self.matrix.numpy(), 'ψ(w) of random parameters,')
-        l, frozen = len(self.w), sum(b.numel() for b in psi.buffers())
-        return Card(type(psi).__name__, tex(one_line(type(psi).__doc__)), {'parameters l': f'{l:,}, where the matrix has n D = {n*D:,} numbers', 'ratio l / n D': f'{l/(n*D):.2%}', 'frozen numbers': f'{frozen:,}' if frozen else None,
+        l, frozen, further = len(self.w), *(sum(t.numel() for t in tensors) for tensors in (psi.buffers(), psi.parameters()))
+        return Card(type(psi).__name__, tex(one_line(type(psi).__doc__)), {'parameters l': f'{l:,}, where the matrix has n D = {n*D:,} numbers', 'ratio l / n D': f'{l/(n*D):.2%}', 'frozen numbers': f'{frozen:,}' if frozen else None, 'learnt besides w': f'{further:,}' if further else None,
                     'rank': f'not computed, the matrix has more than {_RANKED:,} numbers' if self.rank is None else f'{self.rank} of at most {min(n, D)}'}, pictures=[lambda: picture])
-
-def _created(name, **parameters): return create(name, **parameters)
 
 # %% ../nbs/14_widget.ipynb #14d10025
 def draw_seen(
@@ -428,8 +453,10 @@ class DigitPad(Explorer):
     ):
         import ipywidgets as widgets
         import tinyrpn.quadratic # which the first stroke need not wait for
-        self.model = RPN.load('mnist_dual_lphm') if model is None else model
+        if not isinstance(model, RPN | None): raise ParameterError(f"model={_brief(model)}: an RPN is needed, such as RPN.load('mnist_dual_lphm')")
+        self.model, pairs = RPN.load('mnist_dual_lphm') if model is None else model, check_int('pairs', pairs, 0, 100)
         self.shape, n = _grey_shape(self.model.signature), self.model.n
+        self.model.signature.check(self.model.m, n)
         self.names = self.model.signature.classes or list(map(str, range(n)))
         self.canvas = front_end()[0](height=self.shape[0], width=self.shape[1], shown=[0]*(1 + math.prod(self.shape)))
         self.why = control('pairs for', -1, 'whose logit is explained', [('the answer', -1), *((one_line(c, 40), i) for i, c in enumerate(self.names))])
@@ -478,12 +505,8 @@ def as_input(self:DigitPad,
     p, s = next(self.model.parameters()), self.model.signature
     return torch.as_tensor(np.array(pixels)).flatten().to(p).div(255).sub(s.mean).div(s.std)
 
-@contextmanager
-def _evaluating(model): # and as it was, afterwards
-    modes = {m: m.training for m in model.modules()}
-    try: yield model.eval()
-    finally:
-        for m, mode in modes.items(): m.training = mode
+def _twin(model): # with the same numbers, but modes and counts of its own: the model may be in training meanwhile
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}).eval()
 
 # %% ../nbs/14_widget.ipynb #14d10028
 @patch
@@ -492,15 +515,15 @@ def look(self:DigitPad):
     from tinyrpn.quadratic import explain_logit
     pixels, self.label, self.probabilities, self.explanation = self.pixels, None, None, None
     if not pixels.any(): return Card('Nothing is drawn yet', pictures=[lambda: draw_seen(pixels, (), 'what the model sees')])
-    x, empty = self.as_input(pixels), self.as_input(np.zeros_like(pixels))
-    with _evaluating(self.model) as model:
-        with torch.no_grad(): logits = model(x[None])[0]
-        self.probabilities = logits.float().softmax(0).cpu()
-        best = int(logits.argmax()); unit = best if self.why.value < 0 else self.why.value
-        self.label = self.names[best]
-        try: self.explanation, exact = explain_logit(model, x, unit, empty)
-        except ParameterError as e: pairs, caption = (), [quoted(f'no pairs: {e}')]
-        else: pairs = self.explanation.strongest(self.pairs.value); caption = _said(pairs, self.explanation, exact, self.names[unit], float(logits[unit]), self.model)
+    x, empty, model = self.as_input(pixels), self.as_input(np.zeros_like(pixels)), _twin(self.model)
+    with torch.no_grad(): logits = model(x[None])[0]
+    if not logits.isfinite().all(): raise RangeError(f'the model computes {logits[~logits.isfinite()][0].item()} for this image: there is no answer; its weights must be finite numbers')
+    self.probabilities = logits.float().softmax(0).cpu()
+    best = int(logits.argmax()); unit = best if self.why.value < 0 else self.why.value
+    self.label = self.names[best]
+    try: self.explanation, exact = explain_logit(model, x, unit, empty)
+    except ParameterError as e: pairs, caption = (), [quoted(f'no pairs: {e}')]
+    else: pairs = self.explanation.strongest(self.pairs.value); caption = _said(pairs, self.explanation, exact, self.names[unit], float(logits[unit]), model)
     seen, bars = draw_seen(pixels, pairs, *caption), draw_bars(self.probabilities, self.names)
     return Card(Span('It reads ', quoted(self.label, 40), f', with {self.probabilities[best]:.1%}', role='status'), pictures=[lambda: bars, lambda: seen])
 

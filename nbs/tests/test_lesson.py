@@ -1,7 +1,10 @@
 "The page that a model is written to, opened from its file in a browser without a network"
+import html
+import math
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from conftest import pace
 
 from tinyrpn.config import load_config
 from tinyrpn.core import ParameterError, set_seed
-from tinyrpn.data import load_data
+from tinyrpn.data import Data, load_data
 from tinyrpn.expansion import IdentityExpansion, TaylorExpansion
 from tinyrpn.fusion import ParameterizedConcatenationFusion
 from tinyrpn.learner import History
@@ -226,6 +229,43 @@ def test_a_scaler_and_number_fields(opened, tmp_path):
     assert tab.inner_text('#answer').startswith(answer) and tab.inner_text('#pairs').count('input') >= 3
 
 
+def test_a_minmax_scaler(opened, tmp_path):
+    "Numbers that a scaler brings into a range are computed as in PyTorch, and said to be"
+    set_seed(2)
+    model = RPN([head(3, 4, HypernetReconciliation(5, 4), norm=True), head(4, 2)], scaler={'kind': 'minmax', 'target': (-0.5, 2)}).eval()
+    model.signature = Signature('wine', [3], 1., 2., ['red', 'white'])
+    data = torch.randn(50, 3)*torch.tensor([1., 20., 0.1]) + 5
+    model.scaler.fit((data - 1)/2)
+    tab = opened(model.to_html(tmp_path/'page.html'))
+    with torch.no_grad(): want = model((data[:5] - 1)/2).numpy()
+    np.testing.assert_allclose(asked(tab, 'lesson.logits(g)', data[:5]), want, rtol=1e-4, atol=1e-5)
+    assert 'each becomes (value \u2212 1) / 2, and then is moved and stretched, each by numbers of its own.' in tab.inner_text('main')
+    model.signature.mean, model.signature.std = 0., 1.
+    assert 'The 3 numbers are moved and stretched, each by numbers of its own.' in told(model, tmp_path) and 'as they are' not in told(model, tmp_path)
+    model.scaler = None
+    assert 'The 3 numbers are taken as they are.' in told(model, tmp_path)
+
+
+def test_numbers_that_are_too_large(opened, tmp_path):
+    model = RPN([head(2, 2)]).eval()
+    model.signature = Signature('wine', [2], 0., 1., ['red', 'white'])
+    tab = opened(model.to_html(tmp_path/'page.html'))
+    for value, answer in (('1e200', 'No answer'), ('1e90', 'with 100.0'), ('1', ' with ')):
+        tab.locator('#fields input').nth(0).fill(value); settle(tab)
+        assert answer in tab.inner_text('#answer') and 'NaN' not in tab.inner_text('#draw') + tab.inner_text('#words')
+        assert len(tab.inner_text('#sums')) < 200
+        assert ('Nothing can be said' in tab.inner_text('#sums')) == (value == '1e200')
+
+
+def test_a_log_softmax_does_not_underflow(opened, tmp_path):
+    model = RPN([head(30, 4, output='log_softmax')]).eval()
+    with torch.no_grad(): model.layers[0].heads[0].weight.mul_(1000)
+    model.signature = Signature('random', [1, 6, 5], 0., 1.)
+    pixels = greys((6, 5))
+    with torch.no_grad(): assert model(prepared(model, pixels)).min() < -1000
+    check_logits(model, opened(model.to_html(tmp_path/'page.html')), pixels)
+
+
 def test_one_output_is_no_probability(opened, tmp_path):
     model = RPN([head(2, 1)]).eval()
     model.signature = Signature(shape=[2])
@@ -233,10 +273,89 @@ def test_one_output_is_no_probability(opened, tmp_path):
     assert '%' not in tab.inner_text('#bars') and tab.inner_text('#answer').startswith('output 1')
 
 
+# ---- what the prose says is true of every model
+
+def told(model, folder, **kwargs):
+    "The words of a page, without its scripts"
+    text = model.to_html(folder/'told.html', **kwargs).read_text(encoding='utf-8').split('<script')[0].split('</style>')[1]
+    return ' '.join(html.unescape(re.sub(r'<[^>]+>', ' ', re.sub(r'</?(?:m[^>]*|i|b|sub)>', '', text))).split())
+
+
+def test_formulas_name_functions_channels_and_fusions(tmp_path):
+    words = {name: told(model, tmp_path) for name, model in many()}
+    assert 'mean over 2 channels of' in words['all at once'] and 'summation fusion' in words['all at once'] and 'Each head computes, and each layer' in words['all at once']
+    assert re.search(r'Layer 1:.*f=tanh.*Layer 2:.*f=layer_norm.*Layer 3:.*f=sigmoid', words['kronecker']) and 'Each layer computes:' in words['kronecker']
+    assert 'concatenation fusion' in words['other matrices'] and 'f=leaky_relu, then softmax' in words['symmetric forms']
+    assert 'Layer 1, head 2:' in words['degree one'] and 'makes one number of them' in words['degree one'] and 'adds everything up' in words['kronecker']
+    assert re.search(r'1, all heads 30 6 parameterized concatenation fusion 60 ', words['a learnt fusion'])
+    for text in words.values(): assert 'thick pen' not in text and 'drawn at random' not in text and 'thousandths' not in text
+    # heads that do different things first
+    unlike = told(of_shape(RPN([RPNLayer([head(30, 4, norm=False), head(30, 4, d=1)])]).eval(), [1, 6, 5]), tmp_path)
+    assert 'makes one number of them' in unlike and 'spread 1' not in unlike and 'adds everything up' not in unlike
+    # a function after the only layer: there are no further ones
+    model = of_shape(RPN([head(30, 4, output='tanh')]).eval(), [1, 6, 5])
+    assert 'more layer' not in told(model, tmp_path) and 'What is shown, precisely' in told(model, tmp_path)
+
+
+def test_the_table_of_weights_is_spoken_of_where_there_is_one(tmp_path):
+    "Of a single head of a single channel; several would make several tables"
+    table = lambda layer: 'a table of' in told(of_shape(RPN([layer, head(12, 4)]).eval(), [1, 6, 5]), tmp_path)
+    one = lambda **kwargs: head(30, 12, DualLphmReconciliation(p=3, q=30, r=2), **kwargs)
+    assert table(one()) and not table(one(channels=2)) and not table(RPNLayer([one(), one()])) and not table(head(30, 12))
+
+
+def test_the_constant_of_a_normalised_layer_is_not_called_an_empty_page(opened, tmp_path):
+    "Since the scale is that of the drawing, what an empty page scores is another number"
+    model = RPN([head(30, 4, norm=True)]).eval()
+    model.signature = Signature('random', [1, 6, 5], 0.4, 0.5)
+    tab, pixels = opened(model.to_html(tmp_path/'page.html')), greys((6, 5))
+    constant, empty = tab.evaluate('([g, none]) => [lesson.explain(g, 0).constant, lesson.logits(none)[0]]', [pixels[5].tolist(), [0]*30])
+    assert abs(constant - empty) > 1e-3
+    assert 'These parts are exact' in tab.inner_text('#words') and 'would score' not in tab.inner_text('#words')
+
+
+def test_credit_goes_to_published_sets_alone(tmp_path):
+    model, data = RPN.load('mnist_dual_lphm').eval(), load_data('mnist_sample', say=lambda line: None)
+    credited = lambda: re.search(r'The example images are from .*', told(model, tmp_path, data=data))
+    assert 'MNIST database' in credited()[0] and 'one of these digits' in told(model, tmp_path)
+    for name, credit in (('mnist_of_mine', None), ('mnist', 'MNIST database'), ('fashion_mnist', 'Zalando'), ('kmnist', 'CODH')):
+        data.signature.name = model.signature.name = name
+        assert credited() is None if credit is None else credit in credited()[0], name
+        assert ('one of these digits' in told(model, tmp_path, data=data)) == (name == 'mnist')
+
+
+def test_odd_histories(tmp_path):
+    "A missing epoch, one epoch, no number, none at all"
+    model = of_shape(RPN([head(4, 2)]), [4])
+    page = lambda *rows: told(model, tmp_path, history=History(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        one = page({'epoch': None, 'train_loss': 1., 'test_accuracy': 0.})
+        assert 'data 1 time, an epoch' in one and 'right about 0.00%' in one
+        nothing = page({'epoch': 0, 'train_loss': math.nan, 'test_accuracy': math.nan}, {'epoch': 1, 'train_loss': math.inf, 'test_accuracy': math.nan})
+        assert 'How it learnt' not in nothing and 'right about' not in nothing # there is nothing to draw
+        half = page({'epoch': 0, 'train_loss': 1., 'test_accuracy': 0.5}, {'epoch': 1, 'train_loss': 0.5, 'test_accuracy': math.nan})
+        assert '2 times' in half and 'right about' not in half and 'nan' not in half.split('How it learnt')[1]
+        some = page({'epoch': 0, 'test_loss': math.nan}, {'epoch': 1, 'test_loss': 3.}, {'epoch': 2, 'test_loss': 2.}, {'epoch': 3})
+        assert 'loss by epoch, from 3 to 2' in some
+    for key in ('epoch', 'test_accuracy', 'test_loss'):
+        with pytest.raises(ParameterError, match=f"history: {key}='much'; a number"): page({'epoch': 0, 'train_loss': 1., 'test_loss': 1., key: 'much'})
+
+
 # ---- refusals
 
 def of_shape(model, shape):
     model.signature = Signature('shaped', shape)
+    return model
+
+
+def frozen(model):
+    next(model.layers[0].heads[0].reconciliation.buffers()).view(-1)[0] = torch.inf
+    return model
+
+
+def unsigned(model):
+    model.signature = None
     return model
 
 
@@ -252,11 +371,32 @@ def broken(model):
     (lambda: RPN([RPNLayer([head(4, 2), head(4, 2)], 'prod')]), 'layer 0: fusion='),
     (lambda: RPN([head(100, 2)]), 'signature.shape=\\[\\]: images of one channel'),
     (lambda: of_shape(RPN([head(2500, 2, LorrReconciliation(1), d=1)]), [1, 50, 50]), 'at most 2,304 pixels'),
+    (lambda: of_shape(RPN([head(2000, 2, LorrReconciliation(1), d=1)]), [1, 2000, 1]), 'sides of at most 1 to 4'),
+    (lambda: of_shape(RPN([head(144, 2, d=1)]), [1, 1, 144]), 'sides of at most 1 to 4'),
+    (lambda: unsigned(RPN([head(4, 2)])), 'signature=None: a Signature is needed'),
+    (lambda: frozen(RPN([head(4, 2, HypernetReconciliation(5, 4))])), 'the model holds NaN or infinite numbers'),
     (lambda: RPN([head(4, 2)], scaler='quantile'), 'scaler=InputScaler\\(quantile'),
-    (lambda: broken(RPN([head(4, 2)])), 'the model holds NaN or infinite numbers')], ids='expansion remainder output fusion signature size scaler nan'.split())
+    (lambda: broken(RPN([head(4, 2)])), 'the model holds NaN or infinite numbers')], ids='expansion remainder output fusion signature size tall wide unsigned frozen scaler nan'.split())
 def test_what_a_page_cannot_compute_is_refused(make, message, tmp_path):
     with pytest.raises(ParameterError, match=message): make().to_html(tmp_path/'page.html')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_that_are_no_outputs_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    data = lambda more: Data(*(part for n in (30, 20) for part in (rng.integers(0, 256, (n, 30)).astype(np.uint8), np.arange(n) % 3 + more)), Signature('mine', [1, 6, 5], 0., 1.))
+    model = of_shape(RPN([head(30, 3)]).eval(), [1, 6, 5])
+    assert model.to_html(tmp_path/'page.html', data=data(0)).exists()
+    with pytest.raises(ParameterError, match='data has labels up to 7; the model has 3 outputs, for labels from 0 to 2'): model.to_html(tmp_path/'page.html', data=data(5))
+
+
+def test_a_line_of_a_few_pixels_has_fields(opened, tmp_path):
+    "A pad would be a slit"
+    tab = opened(of_shape(RPN([head(30, 4)]).eval(), [1, 1, 30]).to_html(tmp_path/'page.html'))
+    assert tab.locator('canvas').count() == 0 and tab.locator('#fields input').count() == 30
+    tab = opened(of_shape(RPN([head(16, 4)]).eval(), [1, 8, 2]).to_html(tmp_path/'page.html'))
+    box = tab.locator('#pad canvas').bounding_box()
+    assert abs(box['height']/box['width'] - 4) < 0.05
 
 
 def test_text_that_others_wrote_stays_text(opened, tmp_path):
@@ -332,6 +472,44 @@ def test_examples_and_questions_by_keyboard(packaged, opened):
     assert len(re.findall(r'row \d+, column \d+\trow \d+, column \d+\t[+−].* (?:for|against)', tab.inner_text('#pairs'))) == 8
 
 
+def test_a_question_is_kept_while_drawing(packaged, opened):
+    "Until another class, or the answer, is chosen"
+    tab = opened(packaged[1], viewport={'width': 1280, 'height': 900})
+    chosen = lambda: (settle(tab), tab.inner_text('#chosen'))[1]
+    box = tab.locator('#pad canvas').bounding_box()
+    def stroke():
+        tab.mouse.move(box['x'] + 0.5*box['width'], box['y'] + 0.2*box['height']); tab.mouse.down()
+        tab.mouse.move(box['x'] + 0.5*box['width'], box['y'] + 0.8*box['height'], steps=8); tab.mouse.up()
+    button = lambda i: tab.locator('#bars button').nth(i)
+    button(9).click(); tab.click('#clear'); stroke()
+    assert tab.inner_text('#answer').startswith('1 with') and chosen() == '9' and button(9).get_attribute('aria-pressed') == 'true'
+    button(3).click(); stroke()
+    assert chosen() == '3'
+    button(1).click()
+    assert chosen() == '1'
+    tab.locator('#examples button').nth(7).click()
+    assert chosen() == '7' # it follows the answer again
+
+
+def test_a_narrow_frame_shows_what_decided_when_asked(packaged, opened):
+    tab = opened(packaged[1], viewport={'width': 390, 'height': 844})
+    tab.evaluate("document.documentElement.classList.add('framed')")
+    assert not tab.is_visible('#why')
+    tab.locator('#bars button').nth(4).click()
+    assert tab.is_visible('#why') and tab.inner_text('#chosen') == '4' and tab.evaluate(FITS) == []
+    assert not tab.is_visible('#words')
+
+
+def test_a_frame_of_number_fields_says_what_decided_when_asked(opened, tmp_path):
+    model = RPN([head(2, 2)]).eval()
+    model.signature = Signature('wine', [2], 0., 1., ['red', 'white'])
+    tab = opened(model.to_html(tmp_path/'page.html'))
+    tab.evaluate("document.documentElement.classList.add('framed')")
+    assert not tab.is_visible('#words')
+    tab.locator('#bars button').nth(1).click()
+    assert tab.is_visible('#words') and 'for white is' in tab.inner_text('#sums')
+
+
 def test_pairs_are_drawn_over_the_digit_in_two_colours(packaged, opened):
     tab = opened(packaged[1]); settle(tab)
     count = '''() => { const c = document.querySelector('#picture'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, n = {blue: 0, orange: 0};
@@ -376,6 +554,16 @@ def test_it_fits_and_stands_out_everywhere(packaged, opened):
             paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (paper == 'rgb(255, 255, 255)') == (scheme == 'light')
             tab.screenshot(path=folder/f'lesson-{width}-{scheme}.png', full_page=True)
+
+
+def test_long_names_fit(opened, tmp_path):
+    "Of classes, without a space where a line could end"
+    model = of_shape(RPN([head(30, 2)]).eval(), [1, 6, 5])
+    model.signature.classes = ['Donaudampfschifffahrtsgesellschaftskapitaensmuetze', 'x'*60]
+    tab = opened(model.to_html(tmp_path/'page.html'), viewport={'width': 360, 'height': 800}); settle(tab)
+    for n in (0, 1):
+        tab.locator('#bars button').nth(n).click()
+        assert tab.evaluate(FITS) == []
 
 
 def test_history_as_object_or_path_or_not_at_all(packaged, tmp_path):

@@ -1,6 +1,9 @@
 "Displays: every object, quick and light, legible without styles, and with nothing in it that a user's text could do"
 import gc
 import re
+import subprocess
+import sys
+import threading
 import time
 from html.parser import HTMLParser
 
@@ -10,6 +13,7 @@ import torch
 import torch._dynamo # torch imports it at the first use of some operations, which is not to be counted
 from conftest import pace
 from IPython.core.formatters import DisplayFormatter
+from torch import nn
 
 from tinyrpn.all import *
 from tinyrpn.checks import example
@@ -18,7 +22,7 @@ from tinyrpn.core import registry
 from tinyrpn.data import Data
 from tinyrpn.learner import History
 from tinyrpn.model import Signature
-from tinyrpn.show import Card, actual, bundle, card, chart, draw_basis, draw_counts, draw_history, draw_images, draw_layers, draw_pattern, fabricated, html, images, quoted, tex
+from tinyrpn.show import Card, Dice, actual, bundle, card, chart, draw_basis, draw_counts, draw_history, draw_images, draw_layers, draw_pattern, fabricated, html, images, quoted, tex
 
 EVIL = '<script>alert("1")</script>$x$\'&'
 SECONDS, LETTERS = 0.2, 200_000
@@ -107,6 +111,36 @@ def test_a_matrix_is_that_of_its_kind():
     assert np.array_equal(fabricated(IdentityReconciliation(), 12, 24), expected) and torch.equal(w, torch.default_generator.get_state())
     h = RPNHead(3, 2, TaylorExpansion(2), HmReconciliation(), channels=3)
     assert np.allclose(actual(h), torch.stack([h.reconciliation(w, 2, 12) for w in h.weight]).mean(0).detach().numpy(), atol=1e-6)
+
+
+DRAWS = {
+    'rand': lambda: torch.rand(4), 'randn': lambda: torch.randn((2, 3), generator=None, device='cpu'), 'randint': lambda: torch.randint(3, 9, (5,)), 'randperm': lambda: torch.randperm(7), 'normal': lambda: torch.normal(0., 1., (3,)),
+    'rand_like': lambda: torch.rand_like(torch.ones(4)), 'bernoulli': lambda: torch.bernoulli(torch.full((9,), 0.5)), 'multinomial': lambda: torch.multinomial(torch.ones(9), 4), 'randn_like': lambda: torch.randn_like(torch.ones(4)),
+    'init': lambda: nn.init.xavier_uniform_(torch.empty(3, 4)), 'bernoulli_': lambda: torch.empty(9, dtype=torch.bool).bernoulli_(0.3), 'exponential_': lambda: torch.empty(5).exponential_(), 'layer': lambda: nn.Linear(3, 2).weight.detach()}
+
+
+@pytest.mark.parametrize('name', DRAWS)
+def test_dice_of_ones_own(name):
+    "The numbers are those after the same seed; torch's own stay, in this thread and in the others"
+    torch.manual_seed(3); expected = DRAWS[name]()
+    states, state, other = [], torch.get_rng_state(), []
+    with Dice(3):
+        drawn = DRAWS[name](); states.append(torch.get_rng_state())
+        thread = threading.Thread(target=lambda: other.append(DRAWS[name]())); thread.start(); thread.join()
+        again = DRAWS[name]()
+    assert torch.equal(drawn, expected) and torch.equal(states[0], state)
+    torch.set_rng_state(state)
+    assert torch.equal(other[0], DRAWS[name]()), 'the other thread draws from torch'
+    torch.manual_seed(3); DRAWS[name](); assert torch.equal(again, DRAWS[name]())
+    own = torch.Generator().manual_seed(8)
+    with Dice(3): given = torch.randn(2, generator=own)
+    assert torch.equal(given, torch.randn(2, generator=torch.Generator().manual_seed(8)))
+
+
+def test_a_matrix_needs_no_compiler():
+    "To import it takes seconds, at the first display"
+    said = subprocess.run([sys.executable, '-c', "import sys; from tinyrpn.all import *; from tinyrpn.show import fabricated; [fabricated(create(f'{k}_reconciliation'), 12, 24) for k in ('lorr', 'hypernet', 'masking')]; print('torch._dynamo' in sys.modules)"], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ['False']
 
 
 # ---- models

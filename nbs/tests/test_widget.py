@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from tinyrpn.checks import example
 from tinyrpn.data import read_sample
 from tinyrpn.quadratic import explain, explain_logit
 from tinyrpn.show import fabricated, html
-from tinyrpn.widget import DigitPad, ExpansionExplorer, Explorer, ReconciliationExplorer, control, controls, enter, entered
+from tinyrpn.widget import DigitPad, ExpansionExplorer, Explorer, ReconciliationExplorer, control, controls, draw_curves, enter, entered, fabricate
 
 EXPANSIONS, RECONCILIATIONS = components('expansion'), components('reconciliation')
 TEST = read_sample()[0][2] # (500, 28, 28) uint8
@@ -193,6 +194,14 @@ def test_what_makes_no_sense_is_said_and_the_last_picture_stays(change, opens, c
     assert e.refusal == e.error.value == '' and e.value.tolist() == [1.]*6
 
 
+def test_curves_beyond_the_usual_are_drawn_to_their_own_scale():
+    "Where all values are large the picture shows them; a pole is a gap"
+    t = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    drawn = str(draw_curves(t, torch.stack([100 + 2*t, 50 + t], 1)))
+    heights = [float(p.split(',')[1]) for line in re.findall(r'points="([^"]*)"', drawn) for p in line.split()]
+    assert min(heights) >= 0 and max(heights) <= 170 and drawn.count('<polyline') == 2
+
+
 def test_composed(opens):
     e = opens(ExpansionExplorer, 'nested', composition_functions=['chebyshev', {'name': 'taylor', 'd': 3}], x='0.2, -0.4')
     x = torch.tensor([[0.2, -0.4]], dtype=torch.float64)
@@ -249,8 +258,19 @@ def test_reconciliation(cls, opens):
     image, W = picture(r.page.value)[::10, ::10].astype(int), r.matrix.numpy()
     strong = np.abs(W) > 0.3*np.abs(W).max()
     assert image.shape == (12, 24, 3) and (((image[..., 2] > image[..., 0]) == (W > 0))[strong]).all(), 'blue is positive'
+    before, kind = r.w, short(cls)
     r.seed.value = 1
-    assert r.refusal == '' and (not l or not torch.equal(r.w[:5], torch.zeros(5)[:l]))
+    assert r.refusal == '' and len(r.w) == l and (not l or not torch.equal(r.w, before))
+    frozen = FROZEN.get(kind, 0)
+    assert ('frozen numbers' in page.words) == (frozen > 0) and (not frozen or f'frozen numbers{frozen:,}' in page.words)
+
+
+FROZEN = {'random_matrix_adaption': 12*2 + 2*24, 'hypernet': 128*64 + 128 + 288*128 + 288, 'random_matrix_hypernet': 64*2 + 128*2 + 128*2 + 288*2, 'masking': 288} # of a 12 x 24 matrix, by hand
+
+
+def test_a_network_that_is_learnt_too(opens):
+    r = opens(ReconciliationExplorer, 'hypernet', static=False, l=3, hidden_dim=5)
+    assert 'learnt besides w1,748' in Page(r.page.value).words and 'frozen' not in r.page.value # 5*3 + 5 + 288*5 + 288
 
 
 @pytest.mark.parametrize('kind, rank, l', [('lorr', 3, 3*36), ('identity', 12, 288), ('one', 1, 0), ('zero', 0, 0), ('hm', 12, 36)])
@@ -272,6 +292,115 @@ def test_sizes(opens, monkeypatch):
     r.n.value = 600; r.D.value = 600
     assert r.refusal == '' and r.rank is None and 'not computed' in r.page.value and 'its first 48 rows and 64 columns' in r.page.value
     assert len(seen) == 10 and 'n D = 360,000 numbers' in r.page.value
+
+
+LARGE = [('hypernet', 400, 10_000, dict(hidden_dim=500)), ('random_matrix_adaption', 400, 10_000, dict(r=10_000)), ('hypernet', 1, 1, dict(l=10_000, hidden_dim=10_000)), ('hypernet', 10, 10, dict(l=10_000, hidden_dim=10_000, static=False)),
+         ('random_matrix_hypernet', 400, 10_000, dict(hidden_dim=10_000)), ('eigen', 419, 10_000, dict(r=10_000)), ('lorr', 400, 10_000, dict(r=10_000)), ('lphm', 401, 10_000, dict(r=10_000)), ('dual_lphm', 401, 10_000, dict(r=10_000)), ('identity', 10_000, 10_000, {})]
+
+
+@pytest.mark.parametrize('name, n, D, parameters', LARGE)
+def test_what_would_be_large_is_refused_before_it_is_made(name, n, D, parameters, monkeypatch):
+    "Nothing of more than a few numbers is drawn or multiplied"
+    psi, kept = create(f'{name}_reconciliation', **parameters), drawn_sizes(monkeypatch)
+    with torch.device('meta'): torch.empty(2, dtype=torch.bool).bernoulli_(0.5) # imports are not counted
+    start = time.process_time()
+    with pytest.raises(TooLargeError, match='at most 4,194,304 are fabricated here'): fabricate(psi, n, D)
+    assert time.process_time() - start < SECONDS*pace() and kept == [] and not [*psi.parameters()] and not [b for b in psi.buffers() if b is not None]
+
+
+def drawn_sizes(monkeypatch):
+    "Sizes of what is drawn on the CPU, as a list that grows"
+    seen, draw = [], torch.randn
+    def randn(*args, **kwargs):
+        out = draw(*args, **kwargs)
+        if out.device.type != 'meta': seen.append(out.numel())
+        return out
+    monkeypatch.setattr(torch, 'randn', randn)
+    return seen
+
+
+def test_the_explorer_says_that_it_would_be_large(opens):
+    r = opens(ReconciliationExplorer, 'hypernet', n=12, D=24)
+    before = r.page.value
+    with r.held(): r.n.value, r.D.value, r.parameters['hidden_dim'].value = 400, 10_000, 500
+    r.refresh()
+    assert re.search(r'hypernet_reconciliation.* of n=400, D=10000: 2,004,032,500 frozen numbers; at most', r.refusal) and r.page.value == before # 500*64 + 500 + 4e6*500 + 4e6
+    r.n.value = r.D.value = 8
+    assert r.refusal == '' and r.matrix.shape == (8, 8)
+
+
+@pytest.mark.parametrize('cls', RECONCILIATIONS, ids=lambda c: c.name)
+def test_the_dice_of_another_thread_are_left_alone(cls):
+    "Not even for a moment: while a matrix is drawn, torch's own random numbers are what they were"
+    class Watched(cls, abstract=True): # looks at the dice in the midst of it
+        def prepare(self, n, D): super().prepare(n, D); states.append(torch.get_rng_state())
+        def forward(self, w, n, D): states.append(torch.get_rng_state()); return super().forward(w, n, D)
+    torch.manual_seed(5); torch.randn(3)
+    states, state = [], torch.get_rng_state()
+    psi = Watched(**getattr(cls, 'sample', {}))
+    w, W = fabricate(psi, 12, 24, seed=3)
+    fabricated(psi, 12, 24)
+    assert len(states) >= 2 and all(torch.equal(s, state) for s in (*states, torch.get_rng_state()))
+    for again in (fabricate(example(cls), 12, 24, seed=3), fabricate(psi if not [*psi.buffers(), *psi.parameters()] else example(cls), 12, 24, seed=3)): assert torch.equal(again[0], w) and torch.equal(again[1], W)
+    with torch.random.fork_rng(devices=[]): # the numbers are those that torch draws after the same seed
+        torch.manual_seed(3); v = torch.randn(len(w)).double()
+        with torch.no_grad(): assert torch.equal(v, w) and torch.equal(example(cls)(v, 12, 24), W)
+
+
+def test_a_reconciliation_of_ones_own_that_cannot_be_counted():
+    "Its numbers depend on numbers: it is made all the same, and torch's own dice stay where they are"
+    class Peculiar(IdentityReconciliation, abstract=True):
+        def prepare(self, n, D): super().prepare(n, D); self.scale = 1 + torch.rand(3).sum().item(); made.append(self.scale)
+        def forward(self, w, n, D): self.ready(w, n, D); return self.scale*super().forward(w, n, D)
+    made, state = [], torch.get_rng_state()
+    w, W = fabricate(Peculiar(), 2, 3)
+    assert len(made) == 1 and torch.equal(W, made[0]*w.view(2, 3)) and torch.equal(torch.get_rng_state(), state)
+
+
+# ---- values that do not fit
+
+WRONG = [(ReconciliationExplorer, dict(n=10**6), 'n=1000000: at most 10,000'), (ReconciliationExplorer, dict(n=None), 'n=None: a whole number'), (ReconciliationExplorer, dict(n=0), 'n=0: a whole number of at least 1'), (ReconciliationExplorer, dict(D='x'), "D='x': a whole number"),
+         (ReconciliationExplorer, dict(seed=-3), 'seed=-3: a whole number of at least 0'), (ReconciliationExplorer, dict(seed=10**30), 'seed=1000000000000000000000000000000: at most'), (ReconciliationExplorer, dict(r=20_000), 'r=20000: at most 10,000'), (ReconciliationExplorer, dict(r=None), 'r=None: a whole number'),
+         (ExpansionExplorer, dict(m=0), 'm=0: a whole number of at least 1'), (ExpansionExplorer, dict(m=2.5), 'm=2.5: a whole number'), (ExpansionExplorer, dict(t=2.7), 't=2.7: a whole number'), (ExpansionExplorer, dict(d='two'), "d='two': a whole number"), (ExpansionExplorer, dict(d=True), 'd=True: a whole number'),
+         (ExpansionExplorer, dict(domain='nope'), "domain='nope': one of error, clamp, squash, extend is needed"), (ExpansionExplorer, dict(domain=[1]), 'domain=.1.: one of'), (ExpansionExplorer, dict(grid_range=object()), 'grid_range=<object.*plain values are needed'),
+         (DigitPad, dict(pairs=1000), 'pairs=1000: at most 100'), (DigitPad, dict(pairs='x'), "pairs='x': a whole number"), (DigitPad, dict(pairs=-1), 'pairs=-1'), (DigitPad, dict(model=3), 'model=3: an RPN is needed'), (DigitPad, dict(model='mnist_dual_lphm'), "model='mnist_dual_lphm': an RPN is needed")]
+
+
+@pytest.mark.parametrize('cls, parameters, message', WRONG, ids=lambda v: '' if isinstance(v, (type, str)) else None)
+def test_values_that_do_not_fit_are_refused_from_code(cls, parameters, message):
+    "Not clamped, not cut; and nothing is left of what was begun"
+    gc.collect(); before = set(_instances)
+    with pytest.raises(ParameterError, match=message): cls(**parameters)
+    gc.collect()
+    assert set(_instances) == before
+
+
+def test_values_that_fit(opens):
+    r = opens(ReconciliationExplorer, n=10_000, D=1, seed=123_456_789, r=1)
+    assert (r.n.value, r.D.value, r.seed.value) == (10_000, 1, 123_456_789) and r.matrix.shape == (10_000, 1) and r.refusal == ''
+    assert torch.equal(r.w, torch.randn(10_001, generator=torch.Generator().manual_seed(123_456_789)).double())
+
+
+@pytest.mark.parametrize('start, fits, wrong', [(3, np.int64(7), '7'), (3, 10_000, 10_001), (3, 0, -1), (0.5, 2, math.inf), (0.5, -1.5, 'x'), (True, False, 1), ('a', None, {1, object()})], ids='abcdefg')
+def test_entries_take_what_fits(start, fits, wrong):
+    w = control('k', start)
+    enter(w, fits); assert entered(w) == fits
+    with pytest.raises(ParameterError, match='k='): enter(w, wrong)
+    assert entered(w) == fits
+    for part in (w.layout, w.style, w): part.close()
+    before = set(_instances)
+    with pytest.raises(ParameterError, match='k=20000: at most 10,000'): control('k', 20_000)
+    with pytest.raises(ParameterError, match="k='c': one of a, b is needed"): control('k', 'c', choices=['a', 'b'])
+    assert set(_instances) == before
+
+
+def test_a_default_beyond_the_limits_is_kept():
+    class Far:
+        def __init__(self, low=-5, high=20_000): pass
+    made = controls(Far)
+    assert {k: entered(w) for k, w in made.items()} == {'low': -5, 'high': 20_000}
+    for w in made.values():
+        for part in (w.layout, w.style, w): part.close()
 
 
 # ---- digits
@@ -446,6 +575,57 @@ def test_looking_changes_nothing(opens, packaged):
     assert [m.training for m in model.modules()] == modes and all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state['torch']) and all(p.grad is None and p.requires_grad for p in model.parameters())
     assert [*model.state_dict()] == [*weights]
+
+
+def test_a_training_meanwhile_stays_in_training_mode(opens, monkeypatch):
+    "In the midst of a look the model is as it was, and its evaluation elsewhere may end whenever it likes"
+    import tinyrpn.quadratic
+    model = grey(RPN([RPNHead(784, 6, ChebyshevExpansion(1, domain='clamp', post=nn.Dropout(0.5)), LorrReconciliation(1)), RPNHead(6, 10, TaylorExpansion(2), IdentityReconciliation())]))
+    model.train()
+    pad, seen, asked = opens(DigitPad, model), [], tinyrpn.quadratic.explain_logit
+    def during(twin, *args):
+        seen.append((all(m.training for m in model.modules()), any(m.training for m in twin.modules())))
+        model.eval() # as a Learner does between epochs, in its own thread
+        return asked(twin, *args)
+    monkeypatch.setattr(tinyrpn.quadratic, 'explain_logit', during)
+    pad.pixels = TEST[0]
+    assert seen == [(True, False)] and not any(m.training for m in model.modules()), 'what it found at first is not written back'
+    outside = model.layers[0].heads[0].expansion.outside()
+    assert outside != outside, 'looking is not counting'
+    with torch.no_grad():
+        for p in model.parameters(): p.mul_(0.5)
+    before = pad.probabilities; pad.refresh()
+    assert not torch.equal(before, pad.probabilities), 'the twin has the numbers of the model'
+
+
+def test_a_learner_and_a_pad(opens):
+    model = grey(RPN([RPNHead(784, 10, IdentityExpansion(), LorrReconciliation(2))]))
+    data, modes = load_data('mnist_sample', say=lambda line: None), []
+    class Noted(nn.Module): # an output function that notes in which mode it is called with gradients
+        def forward(self, x):
+            if threading.current_thread() is worker: modes.append((self.training, x.requires_grad))
+            return x
+    model.layers[0].heads[0].output.append(Noted())
+    worker = threading.Thread(target=lambda: Learner(model, data, progress=False).fit(2))
+    pad = opens(DigitPad, model)
+    worker.start()
+    while worker.is_alive(): pad.example.click()
+    steps = [training for training, learns in modes if learns]
+    assert len(steps) >= 20 and all(steps) and pad.label
+
+
+def test_models_that_do_not_fit_and_models_that_fail(opens, packaged):
+    model = RPN([RPNHead(4, 3, TaylorExpansion(2), IdentityReconciliation())])
+    for signature, message in ((None, 'a Signature is needed'), (Signature('tiny', [1, 2, 2], 0., 1., ['a', 'b']), '2 classes.*does not describe a model of 4 inputs and 3 outputs'), (Signature('tiny', [1, 2, 3], 0., 1., []), 'does not describe'), (Signature('tiny', [1, 2, 2], 0., 0., []), 'std > 0')):
+        model.signature = signature
+        with pytest.raises(ParameterError, match=message): DigitPad(model)
+    for bad in (math.nan, math.inf):
+        broken = copy.deepcopy(packaged)
+        pad = opens(DigitPad, broken); pad.pixels = TEST[0]
+        label, page = pad.label, pad.page.value
+        with torch.no_grad(): next(iter(broken.layers[-1].heads)).weight.fill_(bad)
+        pad.pixels = TEST[1]
+        assert label and pad.label is None and pad.probabilities is None and 'for this image: there is no answer' in pad.refusal and pad.page.value == page
 
 
 def test_other_images(opens):

@@ -51,7 +51,7 @@
 
   const percent = p => p > 0.9995 && p < 1 ? '>\u00a099.9\u00a0%' : `${(100*p).toFixed(1)}\u00a0%`;
   const said = p => percent(p).replace('>', 'more than');
-  const signed = v => (v < 0 ? '\u2212' : '+') + (Math.abs(v) >= 100 ? Math.abs(v).toFixed(0) : Math.abs(v).toPrecision(2));
+  const signed = v => (v < 0 ? '\u2212' : '+') + (Math.abs(v) >= 1e6 ? Math.abs(v).toExponential(1) : Math.abs(v) >= 100 ? Math.abs(v).toFixed(0) : Math.abs(v).toPrecision(2));
   const plain = v => signed(v).replace('+', '');
   const place = i => image ? `row ${Math.floor(i/image.width) + 1}, column ${i % image.width + 1}` : names[i];
 
@@ -60,16 +60,24 @@
   const bars = classes.map((name, i) => {
     const fill = make('span'), share = make('span', {class: 'share'});
     const button = make('button', {type: 'button', title: `What decided about ${name}?`}, make('span', {}, name), make('span', {class: 'bar'}, fill), share);
-    button.addEventListener('click', () => { asked = i; explainNow(); });
+    button.addEventListener('click', () => ask(i));
     return {button, fill, share};
   });
   $('bars').style.setProperty('--label', `${Math.min(9, 0.4 + 0.65*Math.max(...classes.map(c => c.length)))}em`); // as wide as the longest name, up to a limit
   $('bars').append(...bars.map(b => b.button));
 
-  let values = new Float64Array(page.inputs), asked = null, best = 0, spoken = 0;
+  let values = new Float64Array(page.inputs), asked = null, best = 0, spoken = 0; // asked: the class that is explained, null for the answer whichever it is
+
+  function ask(i) {
+    asked = i === best ? null : i;
+    document.documentElement.classList.add('asked'); // a narrow frame then shows what decided
+    explainNow();
+  }
 
   function predict() {
-    const out = logits(values), p = page.probabilities ? Array.from(softmax(out)) : null, most = Math.max(...out.map(Math.abs)) || 1;
+    const out = logits(values);
+    if (!out.every(Number.isFinite)) return noAnswer();
+    const p = page.probabilities ? Array.from(softmax(out)) : null, most = Math.max(...out.map(Math.abs)) || 1;
     best = out.indexOf(Math.max(...out));
     out.forEach((v, i) => {
       bars[i].share.textContent = p ? percent(p[i]) : plain(v);
@@ -81,19 +89,18 @@
     spoken = setTimeout(() => { $('spoken').textContent = `Answer: ${answer}`; }, 500); // once a hand rests
   }
 
+  function noAnswer() {
+    for (const {share, fill} of bars) { share.textContent = '\u2013'; fill.style.width = 0; }
+    $('answer').textContent = 'No answer: a number is too large';
+    clearTimeout(spoken);
+    spoken = setTimeout(() => { $('spoken').textContent = $('answer').textContent; }, 500);
+  }
+
   // ---- what decided
 
   const BLUE = [108, 176, 255], ORANGE = [255, 162, 77]; // on black
   const colour = (adds, alpha) => `rgba(${adds > 0 ? BLUE : ORANGE},${alpha})`;
 
-  function drawGrey(on, grey, size, strength = 1) {
-    grey.forEach((v, i) => {
-      if (!v) return;
-      const g = Math.round(v*strength);
-      on.fillStyle = `rgb(${g},${g},${g})`;
-      on.fillRect(i % image.width*size, Math.floor(i/image.width)*size, size, size);
-    });
-  }
   function drawShares(on, shares, size) {
     const most = Math.max(...shares.map(Math.abs)) || 1;
     shares.forEach((v, i) => {
@@ -127,7 +134,7 @@
       const canvas = $('picture'), on = canvas.getContext('2d'), size = canvas.width/image.width, many = Number($('many').value);
       $('chosen').textContent = classes[unit];
       on.clearRect(0, 0, canvas.width, canvas.height);
-      drawGrey(on, values, size, $('heat').checked ? 0.25 : 0.5);
+      drawGrey(on, values, image.width, size, $('heat').checked ? 0.25 : 0.5);
       if ($('heat').checked) drawShares(on, shares(found), size);
       const pairs = many ? found.strongest(many) : [];
       drawPairs(on, pairs, size);
@@ -138,7 +145,9 @@
   }
 
   function inWords(found, name) {
-    const {sums, total, output} = found, what = page.probabilities ? 'logit' : 'result';
+    const {sums, total, output} = found, finite = [...Object.values(sums), total, output].every(Number.isFinite);
+    if (!finite) { $('sums').textContent = 'Nothing can be said: a number is too large.'; $('pairs').tBodies[0].replaceChildren(); return; }
+    const what = page.probabilities ? 'logit' : 'result';
     const parts = `pairs ${signed(sums.pairs)}, single ${image ? 'pixels' : 'inputs'} ${signed(sums.alone)}, constant ${signed(sums.constant)}`;
     $('sums').textContent = page.exact ? `The ${what} for ${name} is ${plain(output)}: ${parts}.`
       : `The ${what} for ${name} is ${plain(output)}. The first layer, weighed by what follows, says ${plain(total)}: ${parts}.`;
@@ -149,7 +158,7 @@
 
   let waiting = 0;
   function changed(now) { // the answer at once, what decided it in the next moment
-    values = now; asked = null;
+    values = now;
     predict();
     clearTimeout(waiting);
     waiting = setTimeout(explainNow, 15);
@@ -160,7 +169,7 @@
   function examples({greys, labels, answers}, pad) {
     const m = page.inputs, buttons = labels.map((label, n) => {
       const grey = greys.subarray(n*m, (n + 1)*m), canvas = make('canvas', {width: image.width, height: image.height});
-      drawGrey(canvas.getContext('2d'), grey, 1);
+      drawGrey(canvas.getContext('2d'), grey, image.width, 1);
       const missed = label !== answers[n];
       const said = `${classes[label]}${missed ? `, which it takes for ${classes[answers[n]]}` : ''}`;
       const button = make('button', {type: 'button', class: missed ? 'missed' : null, title: said, 'aria-label': `Example: ${said}`, 'aria-pressed': false}, canvas);
@@ -198,7 +207,7 @@
     read();
   }
 
-  // ---- patterns: {classes: [{positive: [[value, scale]...], ...}]} with signed bytes, drawn on the page's own ground
+  // ---- patterns: [{name, positive: [{value, pixels}...], negative: ...}...], pixels as signed bytes, drawn on the page's own ground
 
   function pattern({value, pixels}, name, sign) {
     const canvas = make('canvas', {width: image.width, height: image.height, role: 'img', 'aria-label': `Pattern that speaks ${sign} ${name}, strength ${signed(value)}`});

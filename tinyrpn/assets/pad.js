@@ -4,7 +4,6 @@
 //   pixels()     what a model sees: height*width grey values from 0 (paper) to 255 (ink), row by row
 //   set(grey)    show these grey values as they are, for example a digit of the test set
 //   clear()      an empty pad
-//   overlay(f)   f(context, scale) draws over the digit, in units of pixels times scale; null for nothing
 //   destroy()    take it out again
 // onchange(pad) is called after each change, at most once a frame.
 //
@@ -19,21 +18,17 @@ function digitPad(host, {height = 28, width = 28, onchange = () => {}} = {}) {
   shown.setAttribute('role', 'application'); shown.setAttribute('aria-label', help); shown.title = help;
   shown.style.cssText = 'touch-action:none; cursor:crosshair; background:#000; border-radius:6px; display:block; max-width:100%';
   const on = shown.getContext('2d'), to = ink.getContext('2d', {willReadFrequently: true});
-  let given = null, over = null, last = null, drawing = false, frame = 0;
+  let given = null, last = null, drawing = false, frame = 0;
   const cursor = {x: W/2, y: H/2, down: false, seen: false};
 
   function changed() { show(); if (!frame) frame = requestAnimationFrame(() => { frame = 0; onchange(pad); }); }
   function show() {
     on.clearRect(0, 0, W, H);
-    if (given) grey(given, 0, 0); else on.drawImage(ink, 0, 0);
-    if (over) over(on, S);
+    if (given) drawGrey(on, given, width, S); else on.drawImage(ink, 0, 0);
     if (cursor.seen) {
       on.strokeStyle = cursor.down ? '#e45756' : '#72b7b2'; on.lineWidth = 2;
       on.beginPath(); on.arc(cursor.x, cursor.y, pen/2 + 2, 0, 7); on.stroke();
     }
-  }
-  function grey(a) {
-    for (let i = 0; i < height*width; i++) if (a[i]) { on.fillStyle = `rgb(${a[i]},${a[i]},${a[i]})`; on.fillRect(i%width*S, Math.floor(i/width)*S, S, S); }
   }
   function stroke(x, y) {
     if (given) { given = null; to.clearRect(0, 0, W, H); }
@@ -92,12 +87,20 @@ function digitPad(host, {height = 28, width = 28, onchange = () => {}} = {}) {
     pixels: () => given ? Uint8Array.from(given) : averages(fitted()),
     set(a) {
       if (a.length !== height*width) throw new RangeError(`${a.length} grey values: ${height*width} are needed`);
-      given = Uint8Array.from(a); last = null; over = null; changed();
+      given = Uint8Array.from(a); last = null; changed();
     },
-    clear() { given = null; last = null; over = null; to.clearRect(0, 0, W, H); changed(); },
-    overlay(f) { over = f; show(); },
+    clear() { given = null; last = null; to.clearRect(0, 0, W, H); changed(); },
     destroy() { cancelAnimationFrame(frame); shown.remove(); },
   };
   show();
   return pad;
+}
+
+function drawGrey(on, grey, width, size, strength = 1) { // a square of `size` points for each pixel that is not black
+  grey.forEach((v, i) => {
+    if (!v) return;
+    const g = Math.round(v*strength);
+    on.fillStyle = `rgb(${g},${g},${g})`;
+    on.fillRect(i % width*size, Math.floor(i/width)*size, size, size);
+  });
 }

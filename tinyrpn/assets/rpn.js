@@ -122,7 +122,6 @@ function weightsOf(head, g) {
 // ---- functions after a head: [value(z), derivative(z, value)] number by number, or forward and backward of all together
 
 const EACH = {
-  identity: [z => z, () => 1],
   relu: [z => Math.max(z, 0), z => z > 0 ? 1 : 0],
   leaky_relu: [(z, f) => z > 0 ? z : f.slope*z, (z, y, f) => z > 0 ? 1 : f.slope],
   elu: [(z, f) => z > 0 ? z : f.alpha*Math.expm1(z), (z, y, f) => z > 0 ? 1 : y + f.alpha],
@@ -134,7 +133,7 @@ const EACH = {
 };
 const ALL = {
   softmax: [z => softmax(z), (g, z, y) => { const mean = dot(g, 0, y, 0, g.length); return y.map((v, i) => v*(g[i] - mean)); }],
-  log_softmax: [z => { const p = softmax(z); return p.map(Math.log); }, (g, z, y) => { const sum = g.reduce((a, b) => a + b); return y.map((v, i) => g[i] - Math.exp(v)*sum); }],
+  log_softmax: [z => { const most = Math.max(...z), rest = Math.log(z.reduce((sum, v) => sum + Math.exp(v - most), 0)); return z.map(v => v - most - rest); }, (g, z, y) => { const sum = g.reduce((a, b) => a + b); return y.map((v, i) => g[i] - Math.exp(v)*sum); }],
   layer_norm: [normalise, normaliseBack],
 };
 
