@@ -140,7 +140,7 @@ def test_the_walk_leaves_the_harmless_alone(): assert found_in("import yaml, soc
 @in_clone
 def test_requirements_are_what_is_imported():
     "Each import of the package is a requirement, of the standard library, or of an extra; nothing comes from an address"
-    known = {'pillow': 'PIL', 'PyYAML': 'yaml', 'ipython': 'IPython'}
+    known = {'pillow': 'PIL', 'PyYAML': 'yaml', 'ipython': 'IPython', 'scikit-learn': 'sklearn'}
     wanted = [r for key in settings if key.endswith('requirements') for r in settings[key].split()]
     assert not [r for r in wanted if '@' in r or '://' in r or r.startswith(('-', '.', '/'))]
     names = {known.get(n := re.split(r'[<>=!~\[]', r)[0], n) for r in wanted}
