@@ -293,5 +293,10 @@ def test_weight_and_time_of_the_first_page(address, context, tab, tell):
         tab.emulate_media(color_scheme=scheme); tab.set_viewport_size({'width': width, 'height': 900 if width == 1280 else 844})
         tab.goto(f'{address}{page}.html', wait_until='load'); tab.wait_for_timeout(100)
         tab.screenshot(path=folder/f'{page.replace("/", "-")}-{width}-{scheme}.png')
+    tab.emulate_media(color_scheme='light'); tab.set_viewport_size({'width': 1280, 'height': 900})
+    tab.goto(f'{address}what_it_learns.html#eigenvectors-are-images', wait_until='load')
+    figure = tab.locator('[data-anchor-id=eigenvectors-are-images] ~ * img, #eigenvectors-are-images img').first
+    assert figure.evaluate('i => i.naturalWidth') > 300
+    figure.screenshot(path=folder/'eigen-digits.png')
     tell(f'site: the first page transfers {weight/1e6:.2f} MB in {files} files, shows something after {first:.0f} ms and is loaded after {loaded:.0f} ms')
     assert weight < 5e6
