@@ -226,7 +226,7 @@ def _radial(shape):
 
 def _recurrent(t, e, v):
     x = Polynomial([0., 1.])
-    P = [0., 1.] if type(e) is orthogonal.FibonacciExpansion else list(e.start(x))
+    P = [0., 1.] if e.name == orthogonal.FibonacciExpansion.name else list(e.start(x))
     for k in range(2, e.d + 1): P.append(e.step(k, x, P[-1], P[-2]))
     coefs = [p.coef if isinstance(p, Polynomial) else [p] for p in P[1:e.d + 1]]
     return [t.add([(float(c), t.mul((n, i))) for i, c in enumerate(p) if i], float(p[0])) for n in v for p in coefs]
@@ -243,18 +243,18 @@ def _linear(t, e, v):
     if e._A is None: return [t.add([(1. if e.c is None else e.c, n)]) for n in v]
     return [t.add([(float(c), n) for c, n in zip(row, v)]) for row in e._A]
 
-_EXPANSIONS = {IdentityExpansion: lambda t, e, v: v, TaylorExpansion: _taylor, BsplineExpansion: _bspline, LinearExpansion: _linear, FourierExpansion: _fourier,
+_EXPANSIONS = {cls.name: rule for cls, rule in {IdentityExpansion: lambda t, e, v: v, TaylorExpansion: _taylor, BsplineExpansion: _bspline, LinearExpansion: _linear, FourierExpansion: _fourier,
     TrigonometricExpansion: _each(('sin', 'cos', 'tan')), HyperbolicExpansion: _each(('sinh', 'cosh', 'tanh')),
     GaussianRbfExpansion: _radial(lambda t, s: t.call('exp', t.add([(-1., s)]))), InverseQuadraticRbfExpansion: _radial(lambda t, s: t.mul((t.add([(1., s)], 1.), -1))),
     ExtendedExpansion: lambda t, e, v: [n for part in e.composition_functions for n in _plain(t, _expanded_by(t, part, v))],
     NestedExpansion: lambda t, e, v: reduce(lambda v, part: _plain(t, _expanded_by(t, part, v)), e.composition_functions, v),
-    **{getattr(orthogonal, name): _recurrent for name in orthogonal.__all__}}
+    **{getattr(orthogonal, name): _recurrent for name in orthogonal.__all__}}.items()}
 
 def _expanded_by(t, e, v):
     "kappa(x) as a `_Vector`"
-    if type(e) not in _EXPANSIONS: raise ParameterError(f'{e.name} cannot be written as a formula; {", ".join(sorted(k.name.removesuffix("_expansion") for k in _EXPANSIONS))} can')
+    if e.name not in _EXPANSIONS: raise ParameterError(f'{e.name} cannot be written as a formula; {", ".join(sorted(k.removesuffix("_expansion") for k in _EXPANSIONS))} can')
     v = [_admitted(t, e, n) for n in _plain(t, _chained(t, e.pre, v))]
-    return _chained(t, e.post, _EXPANSIONS[type(e)](t, e, v))
+    return _chained(t, e.post, _EXPANSIONS[e.name](t, e, v))
 
 # %% ../nbs/26_formulas.ipynb #0cec62e6
 _Vector = namedtuple('_Vector', 'nodes factor shift') # factor*nodes + shift: what a LayerNorm leaves
