@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 from numpy.polynomial import Polynomial
-from fastcore.basics import patch
+from fastcore.basics import camel2snake, patch
 from . import __version__
 from .core import *
 from .core import _brief
@@ -243,7 +243,7 @@ def _linear(t, e, v):
     if e._A is None: return [t.add([(1. if e.c is None else e.c, n)]) for n in v]
     return [t.add([(float(c), n) for c, n in zip(row, v)]) for row in e._A]
 
-_EXPANSIONS = {cls.name: rule for cls, rule in {IdentityExpansion: lambda t, e, v: v, TaylorExpansion: _taylor, BsplineExpansion: _bspline, LinearExpansion: _linear, FourierExpansion: _fourier,
+_EXPANSIONS = {cls.__name__: rule for cls, rule in {IdentityExpansion: lambda t, e, v: v, TaylorExpansion: _taylor, BsplineExpansion: _bspline, LinearExpansion: _linear, FourierExpansion: _fourier,
     TrigonometricExpansion: _each(('sin', 'cos', 'tan')), HyperbolicExpansion: _each(('sinh', 'cosh', 'tanh')),
     GaussianRbfExpansion: _radial(lambda t, s: t.call('exp', t.add([(-1., s)]))), InverseQuadraticRbfExpansion: _radial(lambda t, s: t.mul((t.add([(1., s)], 1.), -1))),
     ExtendedExpansion: lambda t, e, v: [n for part in e.composition_functions for n in _plain(t, _expanded_by(t, part, v))],
@@ -252,9 +252,9 @@ _EXPANSIONS = {cls.name: rule for cls, rule in {IdentityExpansion: lambda t, e, 
 
 def _expanded_by(t, e, v):
     "kappa(x) as a `_Vector`"
-    if e.name not in _EXPANSIONS: raise ParameterError(f'{e.name} cannot be written as a formula; {", ".join(sorted(k.removesuffix("_expansion") for k in _EXPANSIONS))} can')
+    if type(e).__name__ not in _EXPANSIONS: raise ParameterError(f'{e.name} cannot be written as a formula; {", ".join(sorted(camel2snake(k).removesuffix("_expansion") for k in _EXPANSIONS))} can')
     v = [_admitted(t, e, n) for n in _plain(t, _chained(t, e.pre, v))]
-    return _chained(t, e.post, _EXPANSIONS[e.name](t, e, v))
+    return _chained(t, e.post, _EXPANSIONS[type(e).__name__](t, e, v))
 
 # %% ../nbs/26_formulas.ipynb #0cec62e6
 _Vector = namedtuple('_Vector', 'nodes factor shift') # factor*nodes + shift: what a LayerNorm leaves
