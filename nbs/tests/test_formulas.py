@@ -145,7 +145,7 @@ def test_every_fusion(name, heads):
     assert settled(RPN([RPNLayer([head() for _ in range(heads)], fusion)])).formula().certificate.absolute < 1e-11
 
 
-@pytest.mark.parametrize('function', ['tanh', 'Sigmoid', 'relu', torch.relu, torch.tanh, 'torch.nn.functional.silu', 'silu', 'softplus', nn.Softplus(beta=3.), 'softsign', nn.LeakyReLU(0.3), nn.ELU(0.7), nn.Hardtanh(-0.2, 0.1), 'relu6', 'tanhshrink', 'softmax', nn.Dropout(0.5), nn.Identity(), nn.LayerNorm(2)], ids=str)
+@pytest.mark.parametrize('function', ['tanh', 'Sigmoid', 'relu', torch.relu, torch.tanh, 'torch.nn.functional.silu', 'silu', 'softplus', nn.Softplus(beta=3.), 'softsign', nn.LeakyReLU(0.3), nn.ELU(0.7), nn.Hardtanh(-0.2, 0.1), 'relu6', 'tanhshrink', 'softmax', nn.Dropout(0.5), nn.Identity(), nn.LayerNorm(2)], ids=lambda f: getattr(f, '__name__', str(f)))
 def test_every_function(function): assert one(output=function).formula().certificate.absolute < 1e-8
 
 
