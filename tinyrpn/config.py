@@ -224,7 +224,8 @@ def refuse_large(model, device='cpu', optimizer=None, batch=None, there=0, **bes
 def read_functions(node, *keys):
     "A chain of functions in the short form"
     res = []
-    for value, path in node.items(*keys):
+    for i, (value, path) in enumerate(node.items(*keys)):
+        if i == MOST_PARTS: too_many_parts(path) # refused before the rest is read
         n = Node({'name': value} if isinstance(value, str) else value, path)
         name = n.take('name', kind=str)
         res.append(checked_function(Part(name, n.rest, path)))
@@ -291,12 +292,14 @@ def check_count(value, path):
     return value
 
 MOST_PARTS = 10_000 # of all heads: components, functions and their parameters
+def too_many_parts(path): raise ConfigError(f'{path}: a model of more than {MOST_PARTS:,} parts (heads, components, functions and their parameters); fewer or simpler heads are needed')
+
 def limited(layers):
     "The layers, one by one, until they are too much to build"
     total = 0
     for l in layers:
         total += l.size
-        if total > MOST_PARTS: raise ConfigError(f'{l.path}: a model of more than {MOST_PARTS:,} parts (heads, components, functions and their parameters); fewer or simpler heads are needed')
+        if total > MOST_PARTS: too_many_parts(l.path)
         yield l
 
 def read_model(node):

@@ -33,7 +33,7 @@ from tinyrpn.widget import DigitPad, ExpansionExplorer, Explorer, Reconciliation
 EXPANSIONS, RECONCILIATIONS = components('expansion'), components('reconciliation')
 TEST = read_sample()[0][2] # (500, 28, 28) uint8
 VOID = 'img', 'br', 'meta', 'link', 'input', 'hr'
-SECONDS = 0.6
+SECONDS = 0.2
 
 
 def short(cls): return cls.name.removesuffix(f'_{cls.kind}')
