@@ -282,5 +282,5 @@ def test_finish_at_a_wall(wall):
 
 def test_finish_refuses():
     model, x, y = nn.Linear(2, 1).double(), torch.zeros(3, 2), torch.zeros(3, 1)
-    for change, message in ((dict(steps=0), 'steps=0'), (dict(history=0), 'history=0'), (dict(x=[[1, 2]]), 'x is a list'), (dict(y=None), 'y is a NoneType'), (dict(y=y*math.nan), 'the loss is nan'), (dict(loss=lambda out, y: -out.sum() - 1), 'the loss is -'), (dict(model=nn.Linear(2, 1).requires_grad_(False)), 'nothing to train')):
+    for change, message in ((dict(steps=0), 'steps=0'), (dict(history=0), 'history=0'), (dict(x=[[1, 2]]), 'x is a list'), (dict(y=None), 'y is a NoneType'), (dict(y=y*math.nan), 'the loss is nan'), (dict(loss=lambda out, y: -out.square().sum() - 1), 'the loss is -'), (dict(model=nn.Linear(2, 1).requires_grad_(False)), 'nothing to train')):
         with pytest.raises(TinyRPNError, match=re.escape(message)): finish(**{**dict(model=model, x=x, y=y), **change})
