@@ -30,6 +30,13 @@ from tinyrpn.data import DataError
 from tinyrpn.estimator import *
 from tinyrpn.model import RPN
 
+
+@pytest.fixture(autouse=True)
+def same_dice():
+    "The same random numbers whichever tests ran before"
+    torch.manual_seed(0)
+
+
 BOTH = RPNClassifier, RPNRegressor
 DIABETES = load_diabetes(return_X_y=True)
 WINE = load_wine(return_X_y=True)

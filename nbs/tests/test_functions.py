@@ -19,6 +19,13 @@ from tinyrpn.functions import (FUNCTIONS, FormulaError, Function, own_function, 
 from tinyrpn.config import load_config
 from tinyrpn.second_order import finish
 
+
+@pytest.fixture(autouse=True)
+def same_dice():
+    "The same random numbers whichever tests ran before"
+    torch.manual_seed(0)
+
+
 every = pytest.mark.parametrize('f', functions(), ids=lambda f: f'{f.family}-{f.index}')
 ELEMENTARY = {'model': {'dims': [2, 2, 1], 'expansion': {'name': 'extended', 'composition_functions': ['bspline', {'name': 'taylor', 'd': 2}]}, 'reconciliation': {'name': 'lorr', 'r': 1}, 'contraction': 'dense'}}
 
