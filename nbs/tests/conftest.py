@@ -1,4 +1,5 @@
 "What all tests share: a --slow option, no network, a folder of their own, and limits of time that a slow machine meets"
+import gc
 import time
 from collections import Counter
 
@@ -8,10 +9,32 @@ import pytest
 def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='run slow tests too')
 
 
+LONG = 'test_site', 'test_twenty_kills', 'at_length', 'test_mutated_headers', 'test_check_estimator', 'JupyterLab', 'test_fuzz', 'test_lesson', 'test_hostile', 'test_parallel', 'test_resume', 'test_composition', 'test_export', 'test_tuning', 'test_supply', 'test_cli', 'test_estimator', 'test_numbers'
+APART = 'test_composition', 'test_estimator', 'test_export', 'test_fuzz', 'test_numbers', 'test_parallel', 'test_resume' # files whose long tests have nothing in common
+
+
+def together(nodeid):
+    "What runs in one process: a test of a file of long ones, those in a JupyterLab, else a file"
+    file = nodeid.split('::')[0].rpartition('/')[2].removesuffix('.py')
+    return 'JupyterLab' if file == 'test_live' or 'by_hand' in nodeid or 'by_keyboard' in nodeid else nodeid if file in APART else file
+
+
 def pytest_collection_modifyitems(config, items):
-    if config.getoption('--slow'): return
+    "The longest first, so that no process waits long for another at the end"
     for item in items:
-        if 'slow' in item.keywords: item.add_marker(pytest.mark.skip(reason='slow; use --slow'))
+        if 'slow' in item.keywords and not config.getoption('--slow'): item.add_marker(pytest.mark.skip(reason='slow; use --slow'))
+    items.sort(key=lambda item: next((i for i, part in enumerate(LONG) if part in together(item.nodeid)), len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "With `-n`, processes take what belongs together, one after the other"
+    from xdist.scheduler import LoadScopeScheduling
+    if config.getvalue('dist') != 'load': return None
+    config.option.loadscopereorder = False
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = together
+    return scheduler
 
 
 def pace():
@@ -19,6 +42,32 @@ def pace():
     start = time.process_time()
     sum(i*i for i in range(10**6))
     return max(1., (time.process_time() - start)/0.03)
+
+
+def within(seconds, limit):
+    "Less than so many seconds, at the pace of this machine, which is looked at where it matters"
+    return seconds < limit or seconds < limit*pace()
+
+
+def settle():
+    "What there is now is no longer searched for garbage: all that has been imported takes Python a third of a second"
+    gc.unfreeze(); gc.collect(); gc.freeze()
+
+
+def pytest_collection_finish(): settle()
+
+
+@pytest.fixture(scope='module')
+def settled(): settle() # again, since more has been imported meanwhile
+
+
+@pytest.fixture(scope='session')
+def lab(tmp_path_factory):
+    "One JupyterLab for all tests that open a notebook in it"
+    from lab import Lab
+    lab = Lab(tmp_path_factory.mktemp('lab'))
+    yield lab
+    lab.close()
 
 
 @pytest.fixture

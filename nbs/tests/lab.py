@@ -44,9 +44,18 @@ class Lab:
         end = time.time() + seconds
         while time.time() < end:
             if self.process.poll() is not None: break
-            try: return urllib.request.OpenerDirector.open(urllib.request.build_opener(urllib.request.ProxyHandler({})), f'http://127.0.0.1:{self.port}/api?token={self.token}', timeout=5)
-            except OSError: time.sleep(0.3)
+            try: return self._ask('')
+            except OSError: time.sleep(0.1)
         raise RuntimeError('JupyterLab did not start: ' + (self.folder/'lab.log').read_text()[-1000:])
+
+    def _ask(self, path, method='GET'):
+        "Its answer, without the proxies of this machine"
+        request = urllib.request.Request(f'http://127.0.0.1:{self.port}/api{path}?token={self.token}', method=method)
+        with urllib.request.OpenerDirector.open(urllib.request.build_opener(urllib.request.ProxyHandler({})), request, timeout=20) as answer: return json.loads(answer.read() or 'null')
+
+    def rest(self):
+        "End what notebooks have left running"
+        for session in self._ask('/sessions'): self._ask(f'/sessions/{session["id"]}', 'DELETE')
 
     def theme(self, dark): (self.settings/'themes.jupyterlab-settings').write_text(json.dumps({'theme': f'JupyterLab {"Dark" if dark else "Light"}'}))
 
@@ -96,4 +105,4 @@ def opened(lab, *cells, name='try', dark=False, width=1280, height=1400, watch=N
             sheet.run_all()
             yield sheet
         except BaseException: sheet.shot(f'failed_{name}'); raise
-        finally: browser.close()
+        finally: browser.close(); lab.rest()

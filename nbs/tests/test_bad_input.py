@@ -20,7 +20,7 @@ from unittest import mock
 import matplotlib.font_manager  # noqa: F401  writes its cache now, not within a case
 import numpy as np
 import pytest
-from conftest import pace
+from conftest import within
 import torch
 import torchmetrics  # noqa: F401  takes long under tracemalloc
 from PIL import Image
@@ -60,7 +60,7 @@ def refused(name, call, error, words):
     assert '\n' not in message and message.isprintable() and len(message) < 600
     assert len(words) > 1 and all(w in message for w in words), f'{words}: {message}'
     assert disk() == before
-    assert time.time() - start < 10*pace() and peak < 100e6
+    assert within(time.time() - start, 10) and peak < 100e6
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import pace
+from conftest import within
 import torch
 import yaml
 
@@ -112,7 +112,7 @@ def test_a_step_that_does_not_fit_is_refused_before_the_model_is_built(raw, monk
     limited(monkeypatch)
     start = time.time()
     with pytest.raises(TooLargeError, match=r'the model and its training would take .* GiB and 4\.0 GiB are free \(weights .*step .* GiB.*would shrink it, --force or sizes_forced'): load_config(raw).learner(data=(), device='cpu')
-    assert time.time() - start < 10*pace()
+    assert within(time.time() - start, 10)
 
 
 def test_what_a_step_holds_is_what_it_takes():

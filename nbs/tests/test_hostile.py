@@ -20,7 +20,7 @@ import matplotlib.font_manager  # noqa: F401  asks the system for its fonts now,
 import numpy as np
 import pytest
 import torch
-from conftest import pace
+from conftest import within
 from PIL import Image
 from safetensors.torch import save
 
@@ -32,6 +32,7 @@ from tinyrpn.inspection import inspect_file
 from tinyrpn.learner import History
 from tinyrpn.model import RPN, Signature
 
+pytestmark = pytest.mark.usefixtures('settled')
 HERE = Path(__file__).parent
 WATCHED = {'os.system', 'os.exec', 'os.posix_spawn', 'os.fork', 'subprocess.Popen', 'pickle.find_class', 'socket.connect', 'urllib.Request'}
 QUICK = 2 # s of computing
@@ -300,7 +301,7 @@ def test_refused(name, tmp_path):
     error, seconds = watched(lambda: OPEN[CASES[name][0]](path))
     assert isinstance(error, TinyRPNError), f'{type(error).__name__}: {error}'
     one_refusal(str(error))
-    assert seconds < QUICK*pace() and not events and not Path('canary').exists()
+    assert within(seconds, QUICK) and not events and not Path('canary').exists()
     assert sorted(p.name for p in folder.iterdir()) == before
 
 
@@ -318,7 +319,7 @@ def test_refused_on_the_command_line(name, tmp_path, capsys):
     assert error is None and status == [2], (error, status, out)
     assert len(said) == 1 and said[0].startswith('tinyrpn: ') and 'which is unexpected' not in said[0], said
     one_refusal(said[0].removeprefix('tinyrpn: '))
-    assert seconds < 1.5*QUICK*pace() and not events and not Path('canary').exists() and not Path('out').exists()
+    assert within(seconds, 1.5*QUICK) and not events and not Path('canary').exists() and not Path('out').exists()
 
 
 @pytest.mark.parametrize('name', [n for n, (how, *_) in {**CASES, **LOOKED}.items() if how != 'idx'])
@@ -330,7 +331,7 @@ def test_inspected(name, tmp_path):
     assert error is None or isinstance(error, TinyRPNError), f'{type(error).__name__}: {error}'
     if error: one_refusal(str(error))
     else: assert all(line.isprintable() and len(line) < 1000 for line in text[0].splitlines()) and len(text[0].splitlines()) < 70
-    assert seconds < QUICK*pace() and not events and not Path('canary').exists()
+    assert within(seconds, QUICK) and not events and not Path('canary').exists()
 
 
 def test_what_is_watched_is_seen(tmp_path):
@@ -349,7 +350,7 @@ def test_what_is_no_file(what, tmp_path):
         if what == 'folder': path.mkdir()
         if what == 'loop': path.symlink_to(path.name)
         error, seconds = watched(lambda: {**OPEN, 'inspect': inspect_file}[name](path))
-        assert isinstance(error, TinyRPNError) and seconds < QUICK*pace(), (name, error)
+        assert isinstance(error, TinyRPNError) and within(seconds, QUICK), (name, error)
         one_refusal(str(error))
     for read in (lambda: read_idx(path, 3), lambda: read_npz(path), lambda: open_image(path)):
         error, _ = watched(read)
@@ -362,11 +363,11 @@ def test_a_pipe_among_class_folders(tmp_path):
         for i in range(5): Image.new('L', (4, 4), i).save(tmp_path/name/f'{i}.png')
     os.mkfifo(tmp_path/'b'/'z.png')
     error, seconds = watched(lambda: load_data(root=tmp_path, say=lambda *_: None))
-    assert isinstance(error, TinyRPNError) and 'z.png' in str(error) and seconds < QUICK*pace()
+    assert isinstance(error, TinyRPNError) and 'z.png' in str(error) and within(seconds, QUICK)
     (tmp_path/'b'/'z.png').unlink()
     (tmp_path/'b'/'z.png').write_bytes(plain_png(2800, 2800, 4*2800, mode=6)) # of another size, which its header says
     error, seconds = watched(lambda: load_data(root=tmp_path, say=lambda *_: None))
-    assert isinstance(error, TinyRPNError) and '2800 x 2800' in str(error) and seconds < 0.25*QUICK*pace()
+    assert isinstance(error, TinyRPNError) and '2800 x 2800' in str(error) and within(seconds, 0.25*QUICK)
 
 
 def test_what_a_camera_adds_is_not_looked_at(tmp_path, recwarn):
@@ -376,7 +377,7 @@ def test_what_a_camera_adds_is_not_looked_at(tmp_path, recwarn):
     for name, data, size in (('tags.png', plain_png(28, 28, 28, extra=chunk(b'eXIf', tags)), (28, 28)), ('tags.jpg', jpeg(part*7), (28, 28)), ('photo.jpg', jpeg(size=(8000, 8000)), (2000, 2000)), ('film.jpg', jpeg() + os.urandom(2**24), (28, 28)), ('text.png', plain_png(28, 28, 28, extra=chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(10**8)))), (28, 28))):
         (tmp_path/name).write_bytes(data)
         start = time.process_time()
-        assert open_image(tmp_path/name).size == size and time.process_time() - start < QUICK*pace()
+        assert open_image(tmp_path/name).size == size and within(time.process_time() - start, QUICK)
     assert not recwarn.list
 
 

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from lab import Lab, in_lab, opened
+from lab import in_lab, opened
 
 SETUP = '''
 from tinyrpn.all import *
@@ -14,13 +14,6 @@ loaders = Batches(data.train.x, data.train.y, batch_size=20, shuffle=True), Batc
 model = RPN.from_config({'model': {'dims': [784, 64, 10], 'expansion': {'name': 'taylor', 'd': 2, 'post': 'LayerNorm'}, 'reconciliation': {'name': 'lorr', 'r': 2}}})
 learner = Learner(model, loaders, optimizer={'name': 'AdamW', 'lr': 5e-3}, device='cpu', progress='live')
 '''
-
-
-@pytest.fixture(scope='module')
-def lab(tmp_path_factory):
-    lab = Lab(tmp_path_factory.mktemp('lab'))
-    yield lab
-    lab.close()
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
 "One's own components: the template, CONTRIBUTING's example, plugins on the command line and in Python"
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import tinyrpn
 
 from tinyrpn.core import UnknownNameError, _registry, names
 from tinyrpn.new import chapter_cells, new_chapter
@@ -84,14 +84,10 @@ def test_the_chapter_goes_where_contributing_says(tmp_path):
     assert file.name in (tmp_path/'nbs'/'sidebar.yml').read_text()
 
 
-def tinyrpn(*args, cwd):
-    return subprocess.run([sys.executable, '-m', 'tinyrpn', *args], capture_output=True, text=True, cwd=cwd, env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])})
-
-
 def test_new_on_the_command_line(tmp_path):
-    run_ = tinyrpn('new', 'expansion', 'soft_clip', cwd=tmp_path)
+    run_ = tinyrpn('new', 'expansion', 'soft_clip')
     assert run_.returncode == 0 and (tmp_path/'soft_clip_expansion.ipynb').is_file() and 'soft_clip_expansion.ipynb written' in run_.stdout
-    again = tinyrpn('new', 'expansion', 'soft_clip', cwd=tmp_path)
+    again = tinyrpn('new', 'expansion', 'soft_clip')
     assert again.returncode == 2 and 'exists already' in again.stderr and again.stderr.count('\n') == 1
 
 
@@ -119,14 +115,14 @@ def test_a_sidebar_that_cannot_be_written_leaves_no_chapter(tmp_path, monkeypatc
 def test_a_plugin_trains_predicts_and_is_named_by_its_file(tmp_path, clean_registry):
     (tmp_path/'my_plugin_module.py').write_text(MODULE.replace('CLASS', walkthrough()[0]))
     (tmp_path/'mine.yaml').write_text(CONFIG)
-    without = tinyrpn('train', 'mine.yaml', cwd=tmp_path)
+    without = tinyrpn('train', 'mine.yaml')
     assert without.returncode == 2 and "There is no expansion 'softsign'" in without.stderr
-    with_it = tinyrpn('--plugin', 'my_plugin_module', 'train', 'mine.yaml', cwd=tmp_path)
+    with_it = tinyrpn('--plugin', 'my_plugin_module', 'train', 'mine.yaml')
     assert with_it.returncode == 0, with_it.stderr
     model = tmp_path/'runs'/'mine'/'model.safetensors'
-    stranger = tinyrpn('predict', str(model), 'x.png', cwd=tmp_path)
+    stranger = tinyrpn('predict', str(model), 'x.png')
     assert stranger.returncode == 2 and 'my_plugin_module' in stranger.stderr and 'if you trust that code' in stranger.stderr
-    assert tinyrpn('--plugin', 'no_such_module', 'configs', cwd=tmp_path).returncode == 2
+    assert tinyrpn('--plugin', 'no_such_module', 'configs').returncode == 2
 
     from tinyrpn.model import RPN
     with pytest.raises(UnknownNameError, match=r"plugins=\['my_plugin_module'\]"): RPN.load(model)

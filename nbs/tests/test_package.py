@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import pace
+from conftest import within
 
 import tinyrpn
 import tinyrpn.all as everything
@@ -30,7 +30,7 @@ def test_create_is_enough():
 
 def test_core_is_light():
     loaded = python("import time; t = time.time(); import tinyrpn.core, sys; print(time.time() - t); print(*[m for m in ('torch', 'matplotlib', 'ipywidgets', 'torchmetrics', 'torchvision') if m in sys.modules])")
-    assert float(loaded[0]) < 2.5*pace() and loaded[1:] == []
+    assert within(float(loaded[0]), 2.5) and loaded[1:] == []
 
 
 def test_heavy_libraries_are_imported_where_they_are_used():

@@ -3,6 +3,7 @@ import csv, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 import pytest
+from forked import Forked, tinyrpn
 
 RUN = '''
 name: together
@@ -21,8 +22,23 @@ def launch(*args, processes=2, launcher='torch.distributed.run'):
     return p
 
 
+def by_hand(*args):
+    "Two processes with what a launcher would tell them"
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    env = {'OMP_NUM_THREADS': '1', 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    return [Forked('tinyrpn', *args, **env, RANK=str(r), LOCAL_RANK=str(r)) for r in range(2)]
+
+
+def together(*args, launcher=None):
+    "What two processes say: started by a launcher, or by hand"
+    if launcher: return launch(*args, launcher=launcher).stderr
+    ps = by_hand(*args)
+    assert [p.wait(300) for p in ps] == [0, 0], [p.said()[1][-3000:] for p in ps]
+    return ''.join(p.said()[1] for p in ps)
+
+
 def alone(*args):
-    p = subprocess.run([sys.executable, '-m', 'tinyrpn', *args], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    p = tinyrpn(*args, OMP_NUM_THREADS='1')
     assert p.returncode == 0, p.stderr
     return p
 
@@ -35,12 +51,12 @@ def steps(folder):
 def rows(folder): return [{k: float(v) for k, v in r.items() if k != 'seconds'} for r in csv.DictReader(Path(folder, 'history.csv').open())]
 
 
-@pytest.mark.parametrize('launcher, more', [('torch.distributed.run', []), ('torch.distributed.run', ['--sharded']), ('accelerate.commands.launch', []), ('torch.distributed.run', ['--accumulate', '3', '--clip', '0.5']), ('torch.distributed.run', ['--sharded', '--batch-size', '99', '--clip', '0.5'])], ids=['torchrun', 'sharded', 'accelerate', 'accumulated and clipped', 'sharded, uneven, clipped'])
+@pytest.mark.parametrize('launcher, more', [('torch.distributed.run', []), ('torch.distributed.run', ['--sharded']), ('accelerate.commands.launch', []), (None, ['--accumulate', '3', '--clip', '0.5']), (None, ['--sharded', '--batch-size', '99', '--clip', '0.5'])], ids=['torchrun', 'sharded', 'accelerate', 'accumulated and clipped', 'sharded, uneven, clipped'])
 def test_two_processes_train_as_one(launcher, more, tell):
     Path('run.yaml').write_text(RUN)
     args = ['train', 'run.yaml', '--device', 'cpu']
     alone(*args, '--out', 'one', *[a for a in more if a != '--sharded'])
-    launch(*args, '--out', 'two', *more, launcher=launcher)
+    together(*args, '--out', 'two', *more, launcher=launcher)
     a, b = steps('one')[:20], steps('two')[:20]
     worst = float((a[:, 2] - b[:, 2]).abs().max())
     tell(f'largest difference of a loss in 20 steps: {worst:.1e}')
@@ -53,8 +69,7 @@ def test_resumed_by_another_number_of_processes():
     Path('run.yaml').write_text(RUN)
     alone('train', 'run.yaml', '--device', 'cpu', '--epochs', '3', '--out', 'unbroken')
     alone('train', 'run.yaml', '--device', 'cpu', '--epochs', '1', '--out', 'run')
-    said = launch('train', '--resume', 'run', '--epochs', '2', '--sharded')
-    assert 'processes was 1 and is 2' in said.stderr
+    assert 'processes was 1 and is 2' in together('train', '--resume', 'run', '--epochs', '2', '--sharded')
     alone('train', '--resume', 'run', '--epochs', '3')
     assert float((steps('unbroken')[:, 2] - steps('run')[:, 2]).abs().max()) < 1e-6
 
@@ -62,17 +77,15 @@ def test_resumed_by_another_number_of_processes():
 def test_a_killed_worker_ends_the_others(tell):
     "Without a launcher that would end them: the survivor sees it by itself"
     Path('run.yaml').write_text(RUN.replace('epochs: 1', 'epochs: 10000'))
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-    ps = [subprocess.Popen([sys.executable, '-m', 'tinyrpn', 'train', 'run.yaml', '--device', 'cpu', '--out', 'run'], env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}, stdout=subprocess.PIPE if r == 0 else subprocess.DEVNULL, stderr=subprocess.PIPE if r == 0 else subprocess.DEVNULL, text=True) for r in range(2)]
+    ps = by_hand('train', 'run.yaml', '--device', 'cpu', '--out', 'run')
     try:
-        while 'epoch   1/' not in ps[0].stdout.readline(): assert ps[0].poll() is None
+        ps[0].until('epoch   1/')
         ps[1].send_signal(signal.SIGKILL)
         start = time.time()
-        _, err = ps[0].communicate(timeout=60)
+        ps[0].wait(60); _, err = ps[0].said()
         assert ps[0].returncode == 2 and 'another process of this run has ended' in err.splitlines()[-1] and '--resume run' in err, err[-2000:]
         tell(f'the other ended after {time.time() - start:.1f} s')
-    finally: [p.kill() for p in ps]
+    finally: [p.send_signal(signal.SIGKILL) for p in ps]
 
 
 TOGETHER = """

@@ -3,6 +3,7 @@ import hashlib, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
+from forked import Forked, tinyrpn
 
 RUN = '''
 name: kill
@@ -26,8 +27,9 @@ sys.exit(cli.main(sys.argv[1:]))
 '''
 
 
-def tinyrpn(*args, **env):
-    return subprocess.run([sys.executable, '-m', 'tinyrpn', *map(str, args)], capture_output=True, text=True, env={**os.environ, **env})
+def anew(*args):
+    "With a Python that begins from nothing, and so hashes otherwise"
+    return subprocess.run([sys.executable, '-m', 'tinyrpn', *args], capture_output=True, text=True)
 
 
 def weights(folder):
@@ -46,7 +48,7 @@ def half_written(folder): return [p for pattern in ('.tmp*', '.epoch-*.safetenso
 def kill_once(folder, rng, while_writing):
     "Start or go on, and kill: while a checkpoint is being written, or after a random time; returns whether it was killed, and in a write"
     args = ['train', '--resume', folder] if Path(folder).exists() else ['train', 'run.yaml', '--device', 'cpu', '--out', folder, '--checkpoint', '7']
-    p = subprocess.Popen([sys.executable, 'slowed.py', *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    p = Forked('slowed.py', *args)
     while p.poll() is None and not list(Path(folder, 'checkpoints').glob('epoch-*.safetensors')): time.sleep(0.01)
     start, wait = time.time(), rng.uniform(0, 1.2)
     while p.poll() is None and time.time() - start < wait: time.sleep(0.002)
@@ -60,7 +62,7 @@ def kill_once(folder, rng, while_writing):
 def test_twenty_kills_leave_no_trace(tell):
     rng, kills, in_writing = random.Random(0), 0, 0
     Path('run.yaml').write_text(RUN); Path('slowed.py').write_text(SLOWED)
-    assert tinyrpn('train', 'run.yaml', '--device', 'cpu', '--out', 'unbroken', '--checkpoint', 'never').returncode == 0
+    assert anew('train', 'run.yaml', '--device', 'cpu', '--out', 'unbroken', '--checkpoint', 'never').returncode == 0
     for i in range(20):
         killed, writing = kill_once(folder := f'run{i}', rng, i % 2 == 1)
         kills, in_writing = kills + killed, in_writing + writing
@@ -202,12 +204,11 @@ def test_two_runs_do_not_mix():
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals differ')
 def test_being_asked_to_end_keeps_a_checkpoint():
     Path('run.yaml').write_text(RUN); Path('slowed.py').write_text(SLOWED)
-    p = subprocess.Popen([sys.executable, 'slowed.py', 'train', 'run.yaml', '--device', 'cpu', '--out', 'run', '--checkpoint', '1000000'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while 'about ' not in p.stdout.readline(): assert p.poll() is None
-    p.send_signal(signal.SIGTERM)
-    out, _ = p.communicate(timeout=60)
-    assert p.returncode == 143 and 'tinyrpn train --resume run goes on' in out
-    assert tinyrpn('train', '--resume', 'run').returncode == 0
+    p = Forked('slowed.py', 'train', 'run.yaml', '--device', 'cpu', '--out', 'run', '--checkpoint', '1000000')
+    p.until('about ')
+    p.send_signal(signal.SIGTERM); p.wait(60)
+    assert p.returncode == 143 and 'tinyrpn train --resume run goes on' in p.said()[0]
+    assert anew('train', '--resume', 'run').returncode == 0
 
 
 def test_there_is_a_file_of_each_format():

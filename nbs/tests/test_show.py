@@ -1,5 +1,4 @@
 "Displays: every object, quick and light, legible without styles, and with nothing in it that a user's text could do"
-import gc
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo # torch imports it at the first use of some operations, which is not to be counted
-from conftest import pace
+from conftest import within
 from IPython.core.formatters import DisplayFormatter
 from torch import nn
 
@@ -26,16 +25,9 @@ from tinyrpn.show import Card, Dice, actual, bundle, card, chart, draw_basis, dr
 
 EVIL = '<script>alert("1")</script>$x$\'&'
 SECONDS, LETTERS = 0.2, 200_000
+pytestmark = pytest.mark.usefixtures('settled') # or the search for garbage would be counted
 CLASSES = sorted({cls for kind in registry().values() for cls in kind.values() if cls.__module__.startswith('tinyrpn.')}, key=lambda c: (c.kind, c.name))
 VOID = 'img', 'br', 'meta', 'link', 'input', 'hr'
-
-
-@pytest.fixture(autouse=True, scope='module')
-def settled():
-    "What has been imported is no longer searched for garbage, which would be counted"
-    gc.collect(); gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Page(HTMLParser):
@@ -82,7 +74,7 @@ def test_component(cls):
     part = example(cls)
     start = time.process_time(); html(card(part)); first = time.process_time() - start
     page, seconds = shown(part, least=cls.kind in ('expansion', 'reconciliation') and cls.name not in UNDRAWN)
-    assert cls.__name__ in page.words and cls.name in page.words and max(first, seconds) < SECONDS*pace()
+    assert cls.__name__ in page.words and cls.name in page.words and within(max(first, seconds), SECONDS)
     assert rf'\({re.findall(r"[$](.+?)[$]", cls.__doc__)[0]}\)' in page.words, 'the formula'
     assert '$' not in page.words
 
@@ -149,7 +141,7 @@ def test_the_seed_model_is_quick_and_light():
     model = RPN.from_config('mnist')
     shown(RPN.from_config({'model': {'dims': [4, 2], 'expansion': 'taylor'}})) # imports are not counted
     page, seconds = shown(model)
-    assert seconds < SECONDS*pace(), f'{seconds:.2f} s'
+    assert within(seconds, SECONDS), f'{seconds:.2f} s'
     for text in ('39,696,000', '39,388,160', '615,440', "LayerNorm of u' W x", 'taylor(d=2)', '151.4 MiB', '605.7 MiB', r'\langle \kappa(x), \psi(w) \rangle', 'name: taylor_expansion'): assert text in page.words, text
 
 
@@ -160,7 +152,7 @@ def test_nothing_takes_long_however_large():
     rows = [dict(epoch=i, **{f'{part}_{k}': 1/(i + 1) for part in ('train', 'test') for k in 'abcdefgh'}) for i in range(3000)]
     for obj in (*models, TaylorExpansion(100), FourierExpansion(N=500), History(rows), load_config({'model': {'dims': [4, 2], 'expansion': {'name': 'extended', 'composition_functions': ['taylor']*4900}}})):
         start = time.process_time(); text = html(card(obj)); seconds = time.process_time() - start
-        assert seconds < 3*SECONDS*pace() and len(text) < LETTERS, (type(obj), seconds, len(text))
+        assert within(seconds, 3*SECONDS) and len(text) < LETTERS, (type(obj), seconds, len(text))
         Page(text)
 
 

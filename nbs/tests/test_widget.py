@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import pace
+from conftest import within
 from ipywidgets.widgets.widget import _instances
-from lab import Lab, in_lab, opened
+from lab import in_lab, opened
 from PIL import Image
 from torch import nn
 
@@ -34,6 +34,7 @@ EXPANSIONS, RECONCILIATIONS = components('expansion'), components('reconciliatio
 TEST = read_sample()[0][2] # (500, 28, 28) uint8
 VOID = 'img', 'br', 'meta', 'link', 'input', 'hr'
 SECONDS = 0.2
+pytestmark = pytest.mark.usefixtures('settled')
 
 
 def short(cls): return cls.name.removesuffix(f'_{cls.kind}')
@@ -115,7 +116,7 @@ def test_expansion(cls, opens):
     where = part.defined_on
     if where is not None and np.isfinite(where.low): assert t[0] == where.low
     start = time.process_time(); e.m.value = 3; seconds = time.process_time() - start
-    assert e.refusal == '' and f'{part.dim(3):,} for m = 3' in e.page.value and seconds < SECONDS*pace()
+    assert e.refusal == '' and f'{part.dim(3):,} for m = 3' in e.page.value and within(seconds, SECONDS)
 
 
 def takes(e, m):
@@ -249,7 +250,7 @@ def test_reconciliation(cls, opens):
     r = opens(ReconciliationExplorer, 'lorr' if short(cls) != 'lorr' else 'hm')
     state = torch.get_rng_state()
     start = time.process_time(); r.reconciliation.value = short(cls); seconds = time.process_time() - start
-    assert r.refusal == '' and torch.equal(torch.get_rng_state(), state) and seconds < 2*SECONDS*pace()
+    assert r.refusal == '' and torch.equal(torch.get_rng_state(), state) and within(seconds, 2*SECONDS)
     l, page = example(cls).numel(12, 24), Page(r.page.value)
     assert len(r.w) == l and f'{l:,}, where the matrix has n D = 288 numbers' in page.words and f'{l/288:.2%}' in page.words and cls.__name__ in r.head.value
     assert np.allclose(r.matrix, fabricated(example(cls), 12, 24), atol=1e-6)
@@ -305,7 +306,7 @@ def test_what_would_be_large_is_refused_before_it_is_made(name, n, D, parameters
     with torch.device('meta'): torch.empty(2, dtype=torch.bool).bernoulli_(0.5) # imports are not counted
     start = time.process_time()
     with pytest.raises(TooLargeError, match='at most 4,194,304 are fabricated here'): fabricate(psi, n, D)
-    assert time.process_time() - start < SECONDS*pace() and kept == [] and not [*psi.parameters()] and not [b for b in psi.buffers() if b is not None]
+    assert within(time.process_time() - start, SECONDS) and kept == [] and not [*psi.parameters()] and not [b for b in psi.buffers() if b is not None]
 
 
 def drawn_sizes(monkeypatch):
@@ -655,7 +656,7 @@ def test_a_stroke_takes_a_fifth_of_a_second(opens, packaged, tell):
     seconds = []
     for _ in range(7):
         start = time.process_time(); pad.example.click(); seconds.append(time.process_time() - start)
-    assert min(seconds) < SECONDS*pace()
+    assert within(min(seconds), SECONDS)
     tell(f'explorers: an answer with its pairs of pixels in {1000*min(seconds):.0f} ms')
 
 
@@ -695,13 +696,6 @@ def test_the_chapter_shows_something_without_a_kernel():
 
 
 # ---- in JupyterLab
-
-@pytest.fixture(scope='module')
-def lab(tmp_path_factory):
-    lab = Lab(tmp_path_factory.mktemp('lab'))
-    yield lab
-    lab.close()
-
 
 WATCH = """() => { window.seen = {empty: 0, begun: false}; new MutationObserver(() => {
     const box = document.querySelector('.tinyrpn-explorer'), parts = box ? [...box.querySelectorAll('.tinyrpn')] : [];
