@@ -28,7 +28,7 @@ class _Random(Reconciliation):
         for name, (shape, fan_in) in self.matrices(n, D).items():
             check_fits(f'the random matrix {name} of {self!r} for n={n}, D={D:,}', *shape, device=device)
             on = 'meta' if device.type == 'meta' else 'cpu'    # always drawn on the CPU: the same everywhere
-            drawn = torch.randn(shape, generator=None if on == 'meta' else gen, device=on).mul_(fan_in**-0.5).to(device)
+            drawn = (torch.empty(shape, device=on) if on == 'meta' else torch.randn(shape, generator=gen, device=on)).mul_(fan_in**-0.5).to(device)
             if self.learnt: self.register_parameter(name, nn.Parameter(drawn))
             else: self.register_buffer(name, drawn)
 
