@@ -67,7 +67,8 @@ def _scalar(s, dtype=1, layout='', device='', pin_memory=False):
 _EXACTLY = {torch.ops.aten.scalar_tensor.default: _scalar} # the exporter's own writes a number of a formula in float32
 
 def _onnx_file(graph, about):
-    proto = torch.onnx.export(graph.run_decompositions(_IN_OTHERS), (), dynamo=True, verbose=False, custom_translation_table=_EXACTLY, dynamic_shapes=({0: 'batch'},), input_names=['x'], output_names=['logits']).model_proto
+    if any(node.target in _IN_OTHERS for node in graph.graph.nodes): graph = graph.run_decompositions(_IN_OTHERS)
+    proto = torch.onnx.export(graph, (), dynamo=True, verbose=False, custom_translation_table=_EXACTLY, dynamic_shapes=({0: 'batch'},), input_names=['x'], output_names=['logits']).model_proto
     for part in (proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer, *proto.functions): part.ClearField('metadata_props')
     for k, v in about.items(): proto.metadata_props.add(key=k, value=v)
     return lambda p: p.write_bytes(proto.SerializeToString())
