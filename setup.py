@@ -29,7 +29,7 @@ setup(
     packages=find_packages(include=['tinyrpn', 'tinyrpn.*']),
     package_data={'tinyrpn': ['configs/*.yaml', 'assets/*']},
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'onnx', 'sklearn', 'formulas')},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'onnx', 'sklearn', 'formulas', 'tuning')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

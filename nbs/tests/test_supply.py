@@ -92,7 +92,8 @@ NEVER = re.compile(r'''(builtins\.)?(eval|exec|compile|__import__|execfile)$ | (
 NETWORK = re.compile(r'(urllib\.request|http\.client|requests|httpx|aiohttp|ftplib|smtplib|socketserver|huggingface_hub)(\.|$) | socket\.(socket|create_connection|create_server|getaddrinfo)$', re.X)
 ALLOWED = {('bench.py', 'subprocess'), ('bench.py', 'subprocess.run'), # this Python with a line of its own, to measure memory alone
            ('data.py', 'http.client'), ('data.py', 'urllib.request'), ('data.py', 'urllib.request.urlopen'), ('data.py', 'http.client.HTTPException'), # the download
-           ('site.py', 'subprocess'), ('site.py', 'subprocess.run')} # `npm pack`, for the letters and scripts of formulas
+           ('site.py', 'subprocess'), ('site.py', 'subprocess.run'), # `npm pack`, for the letters and scripts of formulas
+           *(('tuning.py', f'subprocess{what}') for what in ('', '.Popen', '.PIPE', '.TimeoutExpired'))} # this Python with this module, to try configurations beside each other
 IMPORTS = {'core.py': {"f'{package}.{info.name}'", "f'tinyrpn.{room}'"}, 'model.py': {'name'}, 'remainder.py': {"'tinyrpn.contraction'"}} # in model.py: the plugins, which only the caller names
 
 
