@@ -20,9 +20,10 @@ from .core import _brief, memory_free, replace_file, too_large
 from .files import read_text
 from .contraction import check_contraction
 from .expansion.composed import as_expansion
-from .model import CALLS, MOST_BATCH, RPN, RPNLayer, RPNHead
+from .model import CALLS, MOST_BATCH, RPN, RPNHead, RPNLayer, Signature
 from .data import SETS, load_data
-from .learner import Learner, check_torch_part, torch_class
+from .learner import Learner, as_callbacks, check_torch_part, torch_class
+from .recipe import AverageWeights, OneCycle, RandomAffine
 
 # %% ../nbs/12_config.ipynb #ad89152f
 class ConfigError(TinyRPNError, ValueError): "A config file says something that is not understood; the message says where"
@@ -544,13 +545,27 @@ def read_yaml(
         if isinstance(e, RecursionError) or 'nesting depth' in str(e): raise ConfigError(f'{where}: nested more than {DEEP} deep') from e # the parser has looked ahead
         raise ConfigError(f'{where} is not YAML that can be read safely: {" ".join(str(e).split())}') from e
 
+# %% ../nbs/12_config.ipynb #7813f9ad
+def recipe_part(path, cls, spec, *args):
+    "An object of the class; `true` for its defaults; None where none is asked for"
+    if spec is None or spec is False: return None
+    if spec is not True and not isinstance(spec, dict): raise ConfigError(f'{path}: found {_brief(spec)}; true, or a mapping of {", ".join(list(constructor_params(cls))[len(args):])} is needed')
+    with place(path): check_params(cls, params := {} if spec is True else spec); return cls(*args, **params)
+
+def recipe_callbacks(learner):
+    "The callbacks that `one_cycle` and `average` of the learner's section ask for"
+    cycle, steps = recipe_part('learner.one_cycle', OneCycle, learner.get('one_cycle')), learner.get('average')
+    if cycle and learner.get('scheduler') is not None: raise ConfigError('learner.one_cycle beside learner.scheduler: one of them can set the learning rate')
+    with place('learner.average'): return [c for c in (cycle, None if steps is None else AverageWeights(steps)) if c]
+
 # %% ../nbs/12_config.ipynb #306769a8
 def read_data(node):
     "The data section in the short form; a set that does not exist is refused when it is loaded"
-    res = {k:node.take(k, kind=str if k == 'name' else None) for k in ('name', 'batch_size', 'test_batch_size') if node.has(k)}
+    res = {k:node.take(k, kind=str if k == 'name' else None) for k in ('name', 'batch_size', 'test_batch_size', 'augment') if node.has(k)}
     name = res.setdefault('name', 'mnist')
     if name in (*SETS, 'mnist_sample'): node.done()
     check_numbers(res, 'data', 'batch_size', 'test_batch_size')
+    recipe_part('data.augment', RandomAffine, res.get('augment'), Signature('any', [1, 28, 28], 0., 1., []))
     return {**res, **node.rest}
 
 def check_numbers(section, path, *keys):
@@ -559,6 +574,7 @@ def check_numbers(section, path, *keys):
         if k in section:
             with place(f'{path}.{k}'): check_int(k, section[k], **({'high': MOST_BATCH} if k.endswith('batch_size') else {}))
 
+_RECIPE = 'one_cycle', 'average'
 _TRAINING = 'clip', 'accumulate', 'precision', 'deterministic' # further parameters of the learner
 
 def short_sections(node):
@@ -568,7 +584,8 @@ def short_sections(node):
     res['data'] = read_data(Node({'name': data} if isinstance(data, str) else data, 'data')) if data else {}
     if node.has('model'): res['scaler'], res['layers'] = (model := node.child('model')).take('scaler', default=None, kind=(str, dict, type(None))), read_model(model)
     learner = node.child('learner')
-    res['learner'] = {k:learner.take(k, kind=bool if k == 'deterministic' else None) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics', *_TRAINING) if learner.has(k)}
+    res['learner'] = {k:learner.take(k, kind=bool if k == 'deterministic' else None) for k in ('epochs', 'loss', 'optimizer', 'scheduler', 'metrics', *_RECIPE, *_TRAINING) if learner.has(k)}
+    recipe_callbacks(res['learner'])
     if isinstance(metrics := res['learner'].get('metrics'), dict) and 'loss' in metrics: raise ConfigError("learner.metrics.loss: the loss has this name; another one is needed")
     learner.done()
     for what in ('loss', 'optimizer', 'scheduler'):
@@ -628,7 +645,9 @@ def data(self:Config,
     "Load the data set"
     spec = self.data_spec or {'name': 'mnist'}
     if spec.get('name') not in (*SETS, 'mnist_sample'): raise UnknownNameError(f'data: There is no data set {_brief(spec.get("name"))}.{nearest(spec.get("name"), SETS)}')
-    return load_data(root=root, **{**spec, **kwargs})
+    data = load_data(root=root, **{k: v for k, v in {**spec, **kwargs}.items() if k != 'augment'})
+    data.train.transform = recipe_part('data.augment', RandomAffine, spec.get('augment'), data.signature)
+    return data
 
 @patch
 def _training(self:Config, batch_size=None): # what an estimate depends on, beside the model
@@ -653,7 +672,8 @@ def learner(self:Config,
     **kwargs # further arguments of `Learner`, such as `device`
 ) -> Learner:
     "A learner, ready to fit; a model that could not be trained here is refused before it is built"
-    spec = dict(self.learner_spec)
+    spec = {k: v for k, v in self.learner_spec.items() if k not in _RECIPE}
+    kwargs['callbacks'] = [*recipe_callbacks(self.learner_spec), *as_callbacks(kwargs.get('callbacks', ()))]
     if 'epochs' in spec: spec['n_epochs'] = spec.pop('epochs')
     if 'device' not in kwargs: spec['device'] = pick_device(self.device or 'auto', fallback=True) # a file may name a device that is not here
     spec = {**spec, **kwargs}

@@ -74,11 +74,14 @@ def check_number(
     name:str, # the parameter's name, for the message
     value, # what was given
     positive:bool=False, # whether it must be above 0
+    low:float=-math.inf, # the smallest value accepted
+    high:float=math.inf, # the largest
 ) -> float: # the value as a Python float
-    "Refuse whatever is not a finite number"
+    "Refuse whatever is not a finite number, from `low` to `high`"
     try: number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
     except OverflowError: number = math.inf
     if not math.isfinite(number) or positive and number <= 0: raise ParameterError(f'{name}={_brief(value)}: a {"positive " if positive else ""}number is needed')
+    if not low <= number <= high: raise ParameterError(f'{name}={_brief(value)}: a number {f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"} is needed')
     return number
 
 def check_range_of(

@@ -45,19 +45,21 @@ class Batches:
         y:torch.Tensor, # (N,)
         batch_size:int=64, # samples a batch; the last may be smaller
         shuffle:bool=False, # draw a new order for each pass
-        signature=None): # the data set's `Signature`, if there is one
+        signature=None, # the data set's `Signature`, if there is one
+        transform=None): # what becomes of each x (batch, m) on its way out, such as `RandomAffine`; None for nothing
         for v, what in ((x, 'x'), (y, 'y')):
             if not isinstance(v, torch.Tensor) or not v.ndim: raise ShapeError(f'{what} is {"a single number" if isinstance(v, torch.Tensor) else f"a {type(v).__name__}"}; a tensor with a row for each sample is needed, as torch.as_tensor makes it')
         if len(x) != len(y): raise ShapeError(f'x has {len(x):,} samples and y has {len(y):,}; they must be equal')
         self.x, self.y, self.batch_size, self.shuffle = x, y, check_int('batch_size', batch_size), shuffle
-        self.signature = signature
+        if transform is not None and not callable(transform): raise ParameterError(f'transform={_brief(transform)}: a function of x (batch, m) is needed')
+        self.signature, self.transform = signature, transform
     def __len__(self): return -(-len(self.x)//self.batch_size)
     def __iter__(self):
         order = torch.randperm(len(self.x)).to(self.x.device) if self.shuffle else None
         for i in range(0, len(self.x), self.batch_size):
             part = slice(i, i + self.batch_size) if order is None else order[i:i + self.batch_size]
-            yield self.x[part], self.y[part]
-    def to(self, device): return Batches(self.x.to(device), self.y.to(device), self.batch_size, self.shuffle, self.signature)
+            yield self.x[part] if self.transform is None else self.transform(self.x[part]), self.y[part]
+    def to(self, device): return Batches(self.x.to(device), self.y.to(device), self.batch_size, self.shuffle, self.signature, self.transform)
     def __repr__(self): return f'Batches({len(self.x):,} samples, {len(self)} batches of {self.batch_size}{", shuffled" if self.shuffle else ""})'
 
 # %% ../nbs/10_data.ipynb #91a236cf

@@ -73,19 +73,22 @@ def make_function(
 # %% ../nbs/00a_function.ipynb #2d117158
 def as_function(
     f, # a listed torch module, a functional such as `torch.tanh`, or a name
+    size:int=None, # width of its input, for a normalisation that is named
 ) -> nn.Module:
     "One function as a module, or `ParameterError`"
     if isinstance(f, Functional) or type(f) in [getattr(nn, m) for m in MODULES]: return f
-    if isinstance(f, str): return make_function(f)
+    if isinstance(f, str): return make_function(f, size)
     name = getattr(f, '__name__', '')
     if callable(f) and name in FUNCTIONALS and f in (getattr(F, name), getattr(torch, name, None)): return Functional(name)
     raise ParameterError(f'{f!r} is not a function that tinyrpn knows. Modules: {", ".join(MODULES)}. Functionals: {", ".join(FUNCTIONALS)}.')
 
 class Functions(nn.Sequential):
     "A chain of functions, perhaps empty"
-    def __init__(self, functions=None): # None, a function, or a list of functions
+    def __init__(self,
+        functions=None, # None, a function, or a list of functions
+        size:int=None): # width of their input, for a normalisation that is named
         if functions is None: functions = []
-        super().__init__(*map(as_function, functions if isinstance(functions, (list, tuple, nn.Sequential)) else [functions]))
+        super().__init__(*(as_function(f, size) for f in (functions if isinstance(functions, (list, tuple, nn.Sequential)) else [functions])))
     def config(self): return [function_config(f) for f in self]
     def __repr__(self): return ' + '.join(getattr(f, 'function', type(f).__name__) for f in self) or 'none'
 

@@ -187,10 +187,12 @@ def best_epoch(
 
 # %% ../nbs/11_learner.ipynb #19b625cc
 class Callback:
-    "Called at five points of a run; a subclass defines those it needs"
+    "Called at seven points of a run; a subclass defines those it needs"
     def before_fit(self, learner): "Before the first epoch of a call of `fit`"
     def before_epoch(self, learner): "`learner.epoch` is about to start, or to go on after `learner.done` steps"
     def after_step(self, learner): "A step is done: `learner.step`, `learner.last` (loss, score, lr)"
+    def before_test(self, learner): "The model is about to be measured on the test data"
+    def after_test(self, learner): "It was, or this was broken off"
     def after_epoch(self, learner): "`learner.history.rows[-1]` is complete"
     def after_fit(self, learner): "The run is over, however it ended"
     def state(self, learner): "What a checkpoint should keep for it, as plain values; None for nothing"
@@ -650,9 +652,12 @@ def _tested(self:Learner):
     "Loss and metrics on the test data; a run that is stopped within goes on as if it had not begun"
     if self.test_batches is None: return {}
     dice = self._dice()
+    self._call('before_test')
     try: return {f'test_{k}': v for k, v in self.evaluate().items()}
-    except RangeError as e: self._diverged(math.inf, e)
+    except RangeError as e: failed = e
     except BaseException: self._throw(dice); raise
+    finally: self._call('after_test')
+    self._diverged(math.inf, failed)
 
 @patch
 def _finite_weights(self:Learner): return all(p.isfinite().all() for p in self.model.parameters())

@@ -46,7 +46,7 @@ class RPNHead(Shown, nn.Module):
         super().__init__()
         self.m, self.n, self.channels = check_int('m', m, high=MOST), check_int('n', n, high=MOST), check_int('channels', channels, high=MOST)
         if not isinstance(bias, bool): raise ParameterError(f'bias={_brief(bias)}: True or False is needed')
-        self.contraction, self.output = contraction, Functions(output)
+        self.contraction, self.output = contraction, Functions(output, n)
         self.expansion = expansion
         self.reconciliation = copy.deepcopy(reconciliation) if getattr(reconciliation, '_size', None) else reconciliation # another head's matrices stay its own
         self.remainder = create('zero_remainder') if remainder is None else remainder
