@@ -162,6 +162,10 @@ def is_convex(
     own = {'weight', 'bias', 'remainder_params.weight', 'remainder_params.bias'}
     return len(model.layers) == 1 and _plain(model.layers[0]) and all(k.split('.', 4)[-1] in own for k, _ in model.named_parameters())
 
+@contextmanager
+def _seeded(seed): # torch's random numbers are as before afterwards
+    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); yield
+
 def rescale_outputs(
     model:RPN,
     scale:torch.Tensor, # (n,)
@@ -169,7 +173,7 @@ def rescale_outputs(
 ) -> RPN: # gives scale*output + shift
     "Put the scale of the target into the last weights where they allow it, else into a last layer of its own"
     if not _plain(model.layers[-1]):
-        last = RPNHead(model.n, model.n, create('identity_expansion'), create('identity_reconciliation'), bias=True).to(scale)
+        with _seeded(0): last = RPNHead(model.n, model.n, create('identity_expansion'), create('identity_reconciliation'), bias=True).to(scale)
         last.weight.data.copy_(torch.diag(scale).view(1, -1)); last.bias.data.copy_(shift)
         return RPN([*model.layers, last], scaler=model.scaler)
     for h in model.layers[-1].heads:
@@ -266,10 +270,6 @@ def _chained(layers, m, n):
     for i, l in enumerate(layers):
         res.append({'m': m, **({'n': n} if i == len(layers) - 1 else {}), **l}); m = l.get('n', n)
     return res
-
-@contextmanager
-def _seeded(seed): # torch's random numbers are as before afterwards
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); yield
 
 # %% ../nbs/25_tables.ipynb #25000019
 @patch
