@@ -6,7 +6,7 @@
 __all__ = ['BudgetError', 'Plan', 'plans', 'frontier', 'as_bytes', 'as_seconds', 'step_seconds', 'Budget']
 
 # %% ../nbs/05d_budget.ipynb #6bcdaded
-import json, math, re, statistics
+import copy, json, math, re, statistics
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 import torch
@@ -24,6 +24,10 @@ def _kron(p, q, s, t, left, right): # ranks of both factors, None for full -> (r
     a, b = (f if r is None else min(r, f) for r, f in zip((left, right), full))
     count = lambda rows, columns, r, f: rows*columns if r is None or r >= f else r*(rows + columns - r)
     return a*b, count(p, q, left, full[0]) + count(s, t, right, full[1]) - 1
+
+def _two(p, q, s, t, left, right): # the rank of a sum of two such products, whose row or column spaces may meet
+    a, b = (f if r is None else min(r, f) for r, f in ((left, min(p, q)), (right, min(s, t))))
+    return min(2*a*b - max(0, 2*a - x)*max(0, 2*b - y) for x, y in ((p, s), (q, t)))
 
 def _low(n, D, r): r = min(r, n, D); return r, r*(n + D - r)
 
@@ -56,14 +60,21 @@ def _spec(value, kind): # a name or a dict -> JSON, with the full name
     cls = lookup(given['name'], kind)
     check_params(cls, [k for k in given if k != 'name'])
     if _seen.setdefault(cls.name, cls) is not cls: # a class that was defined again counts anew
-        for known in (_length, _counts, _fitted): known.cache_clear()
+        for known in (_length, _own, _counts, _fitted): known.cache_clear()
         _costs.clear(); _seen[cls.name] = cls
-    return json.dumps({**given, 'name': cls.name})
+    try: return json.dumps({**given, 'name': cls.name}, default=lambda v: v.item() if hasattr(v, 'item') else str(v)) # NumPy's numbers too
+    except (TypeError, ValueError) as e: raise ParameterError(f"{kind}s: {_brief(value)} cannot be written as a config file's plain values: {e}") from e
 
-def _made(spec): params = json.loads(spec); return create(params.pop('name'), **params)
+def _made(spec):
+    params = json.loads(spec); name = params.pop('name')
+    try: return create(name, **params)
+    except TypeError as e: raise ParameterError(f'{name}: {e}') from e # of what it must be given
 
 @lru_cache(4096)
 def _length(kappa, m): return _made(kappa).dim(m)
+
+@lru_cache(4096)
+def _own(kappa): return sum(p.numel() for p in _made(kappa).parameters()) # of functions before or behind it
 
 @lru_cache(2**15)
 def _counts(n, D, psi, channels): # parameters, rank, freedom of a head's matrix, channels averaged
@@ -71,7 +82,8 @@ def _counts(n, D, psi, channels): # parameters, rank, freedom of a head's matrix
     part = create(name, **params)
     l, (p, q, r) = part.numel(n, D), (getattr(part, k, None) for k in 'pqr')
     rank, freedom = _MATRICES[name](n, D, p or 1, q or 1, r) if name in _MATRICES else (min(n, D, l), l)
-    return channels*l, min(n, D, channels*rank), min(n*D, channels*freedom)
+    both = _two(p, q, n//p, D//q, *({'hm': (None, None), 'lphm': (None, r)}.get(name.split('_')[0], (r, r)))) if name in _KRONECKER and channels == 2 else channels*rank
+    return channels*l, min(n, D, both), min(n*D, channels*freedom)
 
 def _divided(m, n, D): # p and q: as square as n allows; the degree-2 products by input, so that rows are shifts of x
     return near_square(n), m if D >= m*m and D % m == 0 else near_square(D)
@@ -82,7 +94,7 @@ def _fitted(m, n, D, psi, r): # psi with p, q and r filled in, where it has them
     known = constructor_params(lookup(name, 'reconciliation'))
     p, q = _divided(m, n, D)
     for k, v in (('p', p), ('q', q)):
-        if k in known and name != 'duplicated_padding_reconciliation': given.setdefault(k, v)
+        if k in known and name in _KRONECKER: given.setdefault(k, v)
     if 'r' in known and 'r' not in given: given['r'] = max(1, min(r, _most_rank(name, n, D, given.get('p', 1), given.get('q', 1))))
     return json.dumps(given)
 
@@ -201,12 +213,12 @@ def _heads(widths, kappa, psi, r, channels):
     heads, counts = [], []
     for m, n in zip(widths, widths[1:]):
         D = _length(kappa, m)
-        norm = m >= IMAGE or len(widths) > 2 and m >= 8
+        norm = (m >= IMAGE or len(widths) > 2 and m >= 8) and 'post' not in json.loads(kappa)
         part = _fitted(m, n, D, psi, r)
         head = {'m': m, 'n': n, 'expansion': {**json.loads(kappa), **({'post': 'LayerNorm'} if norm else {})}, 'reconciliation': json.loads(part)}
         heads.append({**head, **({} if norm else {'bias': True}), **({'channels': channels} if channels > 1 else {})})
         l, rank, freedom = _counts(n, D, part, channels)
-        counts.append((D, l + (0 if norm else n), rank, freedom))
+        counts.append((D, l + _own(kappa) + (0 if norm else n), rank, freedom))
     return heads, counts
 
 def _plan(widths, kappa, place, psi, r, channels, batch, optimizer):
@@ -214,7 +226,7 @@ def _plan(widths, kappa, place, psi, r, channels, batch, optimizer):
     if max(_length(kappa, m) for m in widths[:-1]) > MOST_D: return None
     heads, counts = _heads(widths, kappa, psi, r, channels)
     D, l, rank, freedom = zip(*counts)
-    if sum(l) > 2**50 or 'eigen' in psi and any(d != m*(m + 1) for d, m in zip(D, widths)): return None
+    if not 0 < sum(l) <= 2**50 or 'eigen' in psi and any(d != m*(m + 1) for d, m in zip(D, widths)): return None
     return Plan(heads, (min(ENOUGH, widths[-1], *rank), -place, sum(rank), sum(freedom), -sum(l)), sum(l), batch, optimizer)
 
 # %% ../nbs/05d_budget.ipynb #aff4f0f1
@@ -226,7 +238,7 @@ def _shapes(m, hidden):
     return [tuple(check_int('hidden', w, high=MOST) for w in one) for one in many]
 
 def _listed(name, values):
-    if isinstance(values, (str, dict, int)): values = [values]
+    if isinstance(values, (str, dict)) or not hasattr(values, '__len__'): values = [values]
     if not isinstance(values, (list, tuple)) or not len(values): raise ParameterError(f'{name}={_brief(values)}: a list with at least one entry is needed')
     return values
 
@@ -247,7 +259,7 @@ def plans(
     channels=CHANNELS, # numbers of parameter vectors to try, where the matrix is a Kronecker product
     optimizer='AdamW', # name or dict
 ) -> list: # of lists of `Plan`s
-    "What could be built, a list for each expansion and reconciliation; in each the smallest first, and each better than the one before"
+    "What could be built, a list for each expansion, reconciliation, shape and number of channels; in each the smallest first, and each better than the one before"
     from tinyrpn.learner import check_torch_part
     m, n, batch = check_int('m', m, high=MOST), check_int('n', n, high=2**20), check_int('batch', batch, high=MOST_BATCH)
     check_torch_part('optimizer', optimizer if isinstance(optimizer, dict) else {'name': optimizer})
@@ -257,12 +269,13 @@ def plans(
     for place, kappa in enumerate(kappas):
         own = [s for s in shapes if not s or hidden is not None or json.loads(kappa)['name'] != 'identity_expansion'] # linear layers in a row are one
         for psi in psis:
-            found, tries = {}, [(s, r, c) for s in own for r in _ranks(psi) for c in (channels if json.loads(psi)['name'] in _KRONECKER else channels[:1])]
-            for s, r, c in tries:
-                try: p = _plan((m, *s, n), kappa, place, psi, r, c, batch, optimizer)
-                except TinyRPNError as e: why = e; continue
-                if p is not None: found.setdefault(p.key, p)
-            groups.append(_improving(found.values()))
+            for s, c in ((s, c) for s in own for c in (channels if json.loads(psi)['name'] in _KRONECKER else channels[:1])):
+                found = {}
+                for r in _ranks(psi):
+                    try: p = _plan((m, *s, n), kappa, place, psi, r, c, batch, optimizer)
+                    except TinyRPNError as e: why = e; continue
+                    if p is not None: found.setdefault(p.key, p)
+                groups.append(_improving(found.values()))
     if not any(groups): raise why or BudgetError(f'm={m:,}, n={n:,}: none of these expansions and reconciliations can be built')
     return [g for g in groups if g]
 
@@ -277,7 +290,7 @@ def frontier(
 
 # %% ../nbs/05d_budget.ipynb #ee0d5021
 _BYTES = {'b': 1, 'kb': 10**3, 'mb': 10**6, 'gb': 10**9, 'tb': 10**12, 'kib': 2**10, 'mib': 2**20, 'gib': 2**30, 'tib': 2**40}
-_SECONDS = {'us': 1e-6, 'µs': 1e-6, 'ms': 1e-3, 's': 1., 'min': 60.}
+_SECONDS = {'us': 1e-6, 'μs': 1e-6, 'ms': 1e-3, 's': 1., 'sec': 1., 'min': 60.}
 _EXAMPLES = {'bytes': "'256 MB', '1.5 GiB' or a number of bytes", 'seconds': "'50 ms', '2 s' or a number of seconds"}
 
 def _quantity(name, value, units, what):
@@ -285,7 +298,7 @@ def _quantity(name, value, units, what):
     needed = f'{name}={_brief(value)}: {_EXAMPLES[what]} is needed'
     number = value
     if isinstance(value, str):
-        found = re.fullmatch(r'\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zµ]+)\s*', value[:50].lower())
+        found = re.fullmatch(r'(\d+(?:\.\d*)?|\.\d+)\s*([a-zμ]+)', value.strip().lower().replace('µ', 'μ')) if len(value) < 50 else None
         if not found or found[2] not in units: raise ParameterError(needed)
         number = float(found[1])*units[found[2]]
     try: return check_number(name, number, positive=True)
@@ -325,8 +338,9 @@ def step_seconds(
 ) -> float: # seconds, the median
     "A training step, timed here and now: forward, backward and the optimizer, on random inputs that are there already"
     from tinyrpn.learner import make_optimizer
-    params = list(model.parameters())
-    device, kept = params[0].device, [p.grad for p in params]
+    params, kept = list(model.parameters()), {k: v.clone() for k, v in model.named_buffers()}
+    device, grads = params[0].device, [p.grad for p in params]
+    tallies = [copy.deepcopy(vars(m._tally)) for m in model.modules() if hasattr(m, '_tally')]
     x = torch.rand(batch, model.m, generator=torch.Generator().manual_seed(0)).to(device, params[0].dtype)
     opt = make_optimizer(optimizer, params)
     for g in opt.param_groups: g['lr'] = 0*g['lr']
@@ -335,10 +349,13 @@ def step_seconds(
         model(x).square().mean().backward()
         opt.step()
         if device.type == 'cuda': torch.cuda.synchronize(device)
-    try: return statistics.median(race({'step': step}, repeat, seconds)['step'])
+    try:
+        with torch.random.fork_rng(devices=[]): return statistics.median(race({'step': step}, repeat, seconds)['step'])
     finally:
-        for p, g in zip(params, kept): p.grad = g
-        for h in (h for l in model.layers for h in l.heads): h.reset_outside()
+        for p, g in zip(params, grads): p.grad = g
+        for k, v in model.named_buffers():
+            if k in kept: v.copy_(kept[k])
+        for m, was in zip((m for m in model.modules() if hasattr(m, '_tally')), tallies): vars(m._tally).update(was)
 
 # %% ../nbs/05d_budget.ipynb #e78e2f91
 _SAMPLES = {'tiny': (8, (), 2, 'identity', 'hm'), 'calls': (8, (8, 8), 2, 'identity', 'hm'), 'params': (256, (), 8, 'taylor', 'identity'), # small enough to be timed at once
@@ -354,7 +371,7 @@ def _timed(timer, optimizer, memory):
             p = plans(m, n, 1 if name == 'params' else 64, hidden, [kappa], [psi], 1, optimizer)[0][0]
             if p.memory > memory: continue
             if len(_known) > 500: _known.clear()
-            _known[key] = p, timer(p.build(0), p.batch, optimizer)
+            _known[key] = p, check_number('timer', timer(p.build(0), p.batch, optimizer), low=0)
         if _known[key][0].memory <= memory: res[name] = _known[key]
     return res
 
@@ -390,7 +407,7 @@ class _Clock:
         return not self.predict(plan) > self.bounds.get(self._sort(plan), 1.5*step)
     def measure(self, plan):
         if plan not in self.measured:
-            self.measured[plan] = self.timer(plan.build(0), plan.batch, plan.optimizer)
+            self.measured[plan] = check_number('timer', self.timer(plan.build(0), plan.batch, plan.optimizer), low=0)
             if (guess := self.predict(plan)) > 0: self.factor[self._sort(plan)] = self.measured[plan]/guess
         return self.measured[plan]
     def learn(self, plan, step):
@@ -420,10 +437,12 @@ def _affordable(groups, params): return [g for group in groups if (g := [p for p
 
 def _floor(p): return 4*(2*p.parameters + p.batch*(p.heads[0]['m'] + 2*max(h['n'] for h in p.heads))) # bytes that are known without counting
 
-def _leanest(groups, enough=3):
+def _by_floor(groups): return sorted((g[0] for g in groups), key=lambda p: (_floor(p), p.key[1], p.parameters))
+
+def _leanest(groups, enough=3, tries=14):
     "A plan that takes little memory: of the smallest of each list, the least of the first few that can be counted"
     found = []
-    for p in sorted((g[0] for g in groups), key=lambda p: (_floor(p), p.key[1], p.parameters)):
+    for p in _by_floor(groups)[:tries]:
         if math.isfinite(_cost(p)): found.append(p)
         if len(found) == enough: break
     return min(found, key=_cost, default=None)
@@ -469,15 +488,34 @@ def _within_step(groups, memory, step, clock):
         p = _best(groups, lambda p: _fit(p, memory) and clock.hopeful(p, step))
         if p is None or p in clock.measured: break
         clock.learn(p, step)
-    if not any(s <= step for s in clock.measured.values()): clock.measure(_fastest(groups, memory, clock))
+    while not any(s <= step for s in clock.measured.values()) and (f := _fastest(groups, memory, clock)) not in clock.measured: clock.measure(f) # what was measured corrects what is expected of others
     return max((p for p, s in clock.measured.items() if s <= step), key=lambda p: p.key, default=None)
 
 def _fastest(groups, memory, clock): return min((g[0] for g in groups if _fit(g[0], memory)), key=clock.expect)
 
+def _affordable_here(groups, limits, memory):
+    "The plans within the parameters, of which one at least fits into the memory; or a refusal"
+    found = _afford(groups, limits['params'])
+    if not any(_fit(p, memory) for p in _by_floor(found)): _refuse_memory(groups, limits, memory)
+    return found
+
+def _choose_or_tell(groups, limits, clock, memory):
+    "`_choose`; a refusal tells all the limits that must change for one that is met"
+    try: return _choose(groups, limits, clock, memory)
+    except BudgetError as e: first = told = e
+    while told.limits:
+        limits = {**limits, **told.limits}
+        if 'memory' in told.limits: memory = max(memory, as_bytes(limits['memory']))
+        try:
+            affordable = _affordable_here(groups, limits, memory)
+            if limits['step'] is None or 'step' in told.limits or _within_step(affordable, memory, as_seconds(limits['step']), clock): break
+            _refuse_step(affordable, limits, memory, clock)
+        except BudgetError as e: told = e; first = BudgetError(f'{first}, with ' + ', '.join(f'{k}={v!r}' for k, v in e.limits.items()), {**first.limits, **e.limits})
+    raise first
+
 def _choose(groups, limits, clock, memory):
     "The best plan within the limits; `BudgetError` where there is none"
-    affordable = _afford(groups, limits['params'])
-    if _best(affordable, lambda p: _fit(p, memory)) is None: _refuse_memory(groups, limits, memory)
+    affordable = _affordable_here(groups, limits, memory)
     if limits['step'] is None: return _best(affordable, lambda p: _fit(p, memory))
     return _within_step(affordable, memory, as_seconds(limits['step']), clock) or _refuse_step(affordable, limits, memory, clock)
 
@@ -492,6 +530,7 @@ class Budget(Shown):
     near:list = field(repr=False) # of `Plan`s: the next below and above in each list
     memory:float = field(repr=False) # bytes that are allowed
     clock:object = field(repr=False) # what is known of times
+    threads:int = field(default_factory=torch.get_num_threads, repr=False) # with which it was timed
 
     def _row(self, what, p):
         return {'': what, 'plan': p.formula, 'parameters': p.parameters, 'features': p.key[2], 'MB': round(p.memory/1e6, 2), 'ms': round(1e3*self.clock.expect(p), 2), 'timed': 'yes' if p in self.clock.measured else 'no'}
@@ -526,7 +565,7 @@ def facts(self:Budget) -> dict: # name -> text
     p, ms = self.plan, lambda s: 'not timed' if math.isnan(s) else f'{1e3*s:.2f} ms'
     asked = ', '.join(f'{k}={v!r}' for k, v in self.limits.items() if v is not None) or 'no limits'
     return {'asked for': f'{asked}; a batch of {p.batch:,}, {p.optimizer}', 'chosen': p.formula, 'parameters': f'{p.parameters:,}', 'memory': f'{p.memory/1e6:,.2f} MB, counted',
-            'step': f'{ms(self.measured)} measured, {ms(self.predicted)} predicted, with {torch.get_num_threads()} thread{"s" if torch.get_num_threads() > 1 else ""}',
+            'step': f'{ms(self.measured)} measured, {ms(self.predicted)} predicted, with {self.threads} thread{"s" if self.threads > 1 else ""}',
             'why': f'of what fits: {p.narrowest} independent features in the narrowest place (of {min(ENOUGH, p.heads[-1]["n"])} that count), the most preferred expansion, then most features in all ({p.key[2]:,}), then most freedom ({p.key[3]:,})'}
 
 @patch
@@ -563,7 +602,7 @@ def for_budget(cls:RPN,
     if seed is not None: check_int('seed', seed, low=0, high=2**32 - 1)
     room = min(memory_free(torch.get_default_device()), math.inf if memory is None else as_bytes(memory))
     groups, clock = plans(m, n, batch, optimizer=optimizer, **options), _Clock(timer, room)
-    plan = _choose(groups, limits, clock, room)
+    plan = _choose_or_tell(groups, limits, clock, room)
     predicted = clock.predict(plan)
     measured = clock.measured.get(plan) or (math.nan if predicted > _WORTH else clock.measure(plan))
     model = plan.build(seed)

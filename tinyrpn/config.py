@@ -550,13 +550,16 @@ def recipe_part(path, cls, spec, *args):
     "An object of the class; `true` for its defaults; None where none is asked for"
     if spec is None or spec is False: return None
     if spec is not True and not isinstance(spec, dict): raise ConfigError(f'{path}: found {_brief(spec)}; true, or a mapping of {", ".join(list(constructor_params(cls))[len(args):])} is needed')
-    with place(path): check_params(cls, params := {} if spec is True else spec); return cls(*args, **params)
+    known = dict.fromkeys(list(constructor_params(cls))[len(args):])
+    if odd := next((k for k in ({} if spec is True else spec) if k not in known), None): raise ConfigError(f'{path}.{odd}: unknown key.{nearest(odd, known)}')
+    with place(path): return cls(*args, **({} if spec is True else spec))
 
 def recipe_callbacks(learner):
     "The callbacks that `one_cycle` and `average` of the learner's section ask for"
-    cycle, steps = recipe_part('learner.one_cycle', OneCycle, learner.get('one_cycle')), learner.get('average')
+    cycle, average = recipe_part('learner.one_cycle', OneCycle, learner.get('one_cycle')), learner.get('average')
     if cycle and learner.get('scheduler') is not None: raise ConfigError('learner.one_cycle beside learner.scheduler: one of them can set the learning rate')
-    with place('learner.average'): return [c for c in (cycle, None if steps is None else AverageWeights(steps)) if c]
+    average = recipe_part('learner.average', AverageWeights, {'steps': average} if isinstance(average, (int, float)) and not isinstance(average, bool) else average)
+    return [c for c in (cycle, average) if c]
 
 # %% ../nbs/12_config.ipynb #306769a8
 def read_data(node):
@@ -645,8 +648,9 @@ def data(self:Config,
     "Load the data set"
     spec = self.data_spec or {'name': 'mnist'}
     if spec.get('name') not in (*SETS, 'mnist_sample'): raise UnknownNameError(f'data: There is no data set {_brief(spec.get("name"))}.{nearest(spec.get("name"), SETS)}')
-    data = load_data(root=root, **{k: v for k, v in {**spec, **kwargs}.items() if k != 'augment'})
-    data.train.transform = recipe_part('data.augment', RandomAffine, spec.get('augment'), data.signature)
+    wanted = {**spec, **kwargs}; augment = wanted.pop('augment', None)
+    data = load_data(root=root, **wanted)
+    data.train.transform = recipe_part('data.augment', RandomAffine, augment, data.signature)
     return data
 
 @patch

@@ -10,7 +10,7 @@ __all__ = ['one_line', 'TinyRPNError', 'ParameterError', 'ShapeError', 'UnknownN
            'pick_device', 'set_seed', 'random_state', 'restore_random_state']
 
 # %% ../nbs/00_core.ipynb #b1ab8cab
-import difflib, errno, importlib, inspect, math, operator, os, pkgutil, random, sys, threading, warnings
+import difflib, errno, importlib, inspect, math, numbers, operator, os, pkgutil, random, sys, threading, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -78,7 +78,7 @@ def check_number(
     high:float=math.inf, # the largest
 ) -> float: # the value as a Python float
     "Refuse whatever is not a finite number, from `low` to `high`"
-    try: number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    try: number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     except OverflowError: number = math.inf
     if not math.isfinite(number) or positive and number <= 0: raise ParameterError(f'{name}={_brief(value)}: a {"positive " if positive else ""}number is needed')
     if not low <= number <= high: raise ParameterError(f'{name}={_brief(value)}: a number {f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"} is needed')

@@ -187,7 +187,9 @@ def best_epoch(
 
 # %% ../nbs/11_learner.ipynb #19b625cc
 class Callback:
-    "Called at seven points of a run; a subclass defines those it needs"
+    "Called at eight points of a run; a subclass defines those it needs"
+    settings = () # names of its attributes that a resumed run compares
+    def begin(self, learner): "`fit` was called and nothing is written yet: the place to refuse what cannot work"
     def before_fit(self, learner): "Before the first epoch of a call of `fit`"
     def before_epoch(self, learner): "`learner.epoch` is about to start, or to go on after `learner.done` steps"
     def after_step(self, learner): "A step is done: `learner.step`, `learner.last` (loss, score, lr)"
@@ -613,6 +615,7 @@ def fit(self:Learner,
     if self.signature is not None and hasattr(self.model, 'signature'): self.model.signature = copy.deepcopy(self.signature)
     self.history.note, self.stopping, self.error = '', False, None
     self.prepare()
+    self._call('begin')
     open_run(self, checkpoint, resume, n_epochs)
     try: self._fit_epochs()
     finally: self.keeper.close() if self.keeper else None

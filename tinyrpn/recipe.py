@@ -9,6 +9,7 @@ __all__ = ['affine_images', 'RandomAffine', 'OneCycle', 'AverageWeights']
 import math
 import torch
 from torch.nn import functional as F
+from fastcore.basics import patch
 from .core import *
 from .core import _brief
 from .learner import Callback, length
@@ -16,9 +17,9 @@ from .learner import Callback, length
 # %% ../nbs/11c_recipe.ipynb #93139cbb
 def affine_images(
     images:torch.Tensor, # (B, channels, height, width)
-    angle:torch.Tensor, # (B,) radians, clockwise as seen
+    angle:torch.Tensor, # (B,) radians, anticlockwise as seen
     scale:torch.Tensor, # (B,) larger than 1 for larger
-    shear:torch.Tensor, # (B,) pixels to the side for each pixel down
+    shear:torch.Tensor, # (B,) pixels to the right for each pixel down, from where it is read
     shift:torch.Tensor, # (B, 2) pixels right and down, from where it is read
     fill:float=0., # the value outside
 ) -> torch.Tensor: # like images
@@ -46,6 +47,7 @@ class RandomAffine:
         x:torch.Tensor, # (B, m)
     ) -> torch.Tensor: # (B, m)
         "The batch with each image changed by numbers of its own"
+        if x[:1].numel() != len(x[:1])*math.prod(self.shape): raise ShapeError(f'x of shape {tuple(x.shape)}: images of {"x".join(map(str, self.shape))} are needed, flattened or not')
         if not len(x): return x
         a, s, h, *t = (2*torch.rand(5, len(x)) - 1).to(x)
         images = affine_images(x.view(-1, *self.shape), a*math.radians(self.rotation), 1 + self.scale*s, (h*math.radians(self.shear)).tan(), self.shift*torch.stack(t, 1), self.fill)
@@ -55,11 +57,12 @@ class RandomAffine:
 # %% ../nbs/11c_recipe.ipynb #2c7c0772
 class OneCycle(Callback):
     "The learning rate rises to the optimizer's own and falls to almost nothing, step by step; each call of `fit` is one cycle"
+    settings = 'rise', 'start', 'end'
     def __init__(self,
         rise:float=0.25, # share of the steps in which it rises
         start:float=0.1, # the first rate, as a share of the highest
         end:float=0.001): # the last one
-        self.rise, self.start, self.end, self.first, self.going = check_number('rise', rise, low=0, high=1), check_number('start', start, low=0, high=1), check_number('end', end, low=0, high=1), 0, False
+        self.rise, self.start, self.end, self.first = check_number('rise', rise, low=0, high=1), check_number('start', start, low=0, high=1), check_number('end', end, low=0, high=1), 0
     def factor(self,
         done:float, # share of the steps that are done, 0 to 1
     ) -> float:
@@ -67,58 +70,91 @@ class OneCycle(Callback):
         if done < self.rise: low, v = self.start, done/self.rise
         else: low, v = self.end, (1 - done)/(1 - self.rise) if self.rise < 1 else 1.
         return low + (1 - low)*(1 - math.cos(math.pi*v))/2
-    def before_fit(self, learner):
+    def begin(self, learner):
         if learner.scheduler is not None: raise ParameterError(f'scheduler={type(learner.scheduler).__name__} beside OneCycle: one of them can set the learning rate')
         if not length(learner.train_batches): raise ParameterError('OneCycle: the training loader does not say how many batches it has; one with a length is needed')
-        if not self.going: self.first = learner.epoch
-        self._set(learner)
+        self.first = learner.epoch
+    def before_fit(self, learner): self._set(learner)
     def before_epoch(self, learner): self._set(learner)
     def after_step(self, learner): self._set(learner)
-    def after_fit(self, learner): self.going = False
+    def after_fit(self, learner): self._rates(learner, 1.)
     def _set(self, learner):
         done = (learner.epoch - self.first + learner.done/length(learner.train_batches))/max(1, learner.n_epochs - self.first)
-        for group, born in zip(learner.optimizer.param_groups, learner.born): group['lr'] = group.get('initial_lr', born['lr'])*self.factor(min(1., done))
-    def state(self, learner): return self.first
-    def load_state(self, learner, state): self.first, self.going = check_int('first', state, 0, learner.epoch), True
+        self._rates(learner, self.factor(min(1., done)))
+    def _rates(self, learner, factor):
+        for group, born in zip(learner.optimizer.param_groups, learner.born): group['lr'] = group.get('initial_lr', born['lr'])*factor
+    def state(self, learner): return self.first if learner.epoch < learner.n_epochs else learner.epoch # what comes after the last epoch is a new cycle
+    def load_state(self, learner, state): self.first = check_int('first', state, 0, learner.epoch)
 
 # %% ../nbs/11c_recipe.ipynb #7be4a530
 class AverageWeights(Callback):
     "A running average of the weights: what is tested, and what the model has when `fit` ends"
+    settings = 'steps', 'every'
     def __init__(self,
-        steps:int=400, # about how many steps it looks back
-        every:int=4): # steps between two looks
+        steps:int=400, # about how many updates it looks back
+        every:int=4): # updates between two looks
         self.steps, self.every = check_int('steps', steps), check_int('every', every)
         if every > steps: raise ParameterError(f'every={every} of steps={steps}: it looks back at less than one look; every of at most steps is needed')
-        self.count, self.average, self.own = 0, None, None
+        self.count, self.average, self.own, self.owed = 0, None, None, False
+    def _weights(self, learner): # running means too, which belong to the weights
+        return [p.detach() for p in learner.model.parameters()] + [b for k, b in learner.model.named_buffers() if k.endswith(('running_mean', 'running_var'))]
     def after_step(self, learner):
+        self.owed = bool(learner.group) # batches that have not moved the weights yet
+        if not self.owed: self._updated(learner)
+    def _settle(self, learner): # an epoch's last update may come after its last step
+        if self.owed and not learner.group: self.owed = False; self._updated(learner)
+    def _updated(self, learner):
         self.count += 1
         if self.count % self.every: return
-        weights, looks = [p.detach() for p in learner.model.parameters()], self.count//self.every
-        if self.average is None: self.average = [w.clone() for w in weights]
-        else: torch._foreach_lerp_(self.average, weights, max(1/looks, self.every/self.steps))
+        weights, looks = self._weights(learner), self.count//self.every
+        if self.average is None: self.average = [w.to(torch.promote_types(w.dtype, torch.float32), copy=True) for w in weights] # a short format would round small steps away
+        else: torch._foreach_lerp_(self.average, [w.to(a) for w, a in zip(weights, self.average)], max(1/looks, self.every/self.steps))
     def take(self, learner): # the average
         if self.average is not None and self.own is None: self.own = self._put(learner, self.average)
     def give(self, learner): # the model its own weights
         if self.own is not None: self._put(learner, self.own); self.own = None
     def _put(self, learner, values): # returns what was there
-        weights = [p.detach() for p in learner.model.parameters()]
+        weights = self._weights(learner)
         was = [w.clone() for w in weights]
         torch._foreach_copy_(weights, values)
         return was
-    def before_fit(self, learner): self.give(learner)
-    def before_test(self, learner): self.take(learner)
-    def after_test(self, learner): self.give(learner)
-    def after_fit(self, learner):
-        if learner.error is None: self.take(learner)
-        else: self.count, self.average = 0, None # it may hold what made the run fail
-    def state(self, learner):
-        whole = lambda values: None if values is None else [learner.crew.whole(v) for v in values]
-        return dict(count=self.count, average=whole(self.average), own=whole(self.own))
-    def load_state(self, learner, state):
-        mine = [p.detach() for p in learner.model.parameters()]
-        self.count, self.own = check_int('count', state['count'], 0), None
-        self.average = None if state['average'] is None else self._like(learner, mine, state['average'])
-        if state['own'] is not None: torch._foreach_copy_(mine, self._like(learner, mine, state['own'])) # kept between two calls of `fit`
-    def _like(self, learner, mine, kept):
-        if not isinstance(kept, list) or [tuple(getattr(v, 'shape', (-1,))) for v in kept] != [tuple(w.shape) for w in mine]: raise ShapeError('the checkpoint holds an average of other weights')
-        return [learner.crew.like(v, w).to(w) for v, w in zip(kept, mine)]
+
+# %% ../nbs/11c_recipe.ipynb #02762e74
+@patch
+def begin(self:AverageWeights, learner):
+    "Training goes on with the model's own weights; another model, or weights that were put there meanwhile, begin an average of their own"
+    mine = self._weights(learner)
+    same = self.average is not None and len(mine) == len(self.average) and all(w.shape == a.shape and torch.equal(w, a.to(w)) for w, a in zip(mine, self.average))
+    if self.own is not None and not same or len(mine) != len(self.average or mine): self.count, self.average, self.own = 0, None, None
+    self.owed = False
+    self.give(learner)
+
+@patch
+def before_test(self:AverageWeights, learner): self._settle(learner); self.take(learner)
+
+@patch
+def after_test(self:AverageWeights, learner): self.give(learner)
+
+@patch
+def after_epoch(self:AverageWeights, learner): self._settle(learner)
+
+@patch
+def after_fit(self:AverageWeights, learner):
+    if learner.error is None: self.take(learner)
+    else: self.count, self.average, self.own = 0, None, None # it may hold what made the run fail
+
+@patch
+def state(self:AverageWeights, learner):
+    whole = lambda values: None if values is None else [learner.crew.whole(v) for v in values]
+    return dict(count=self.count, average=whole(self.average), own=whole(self.own))
+
+@patch
+def load_state(self:AverageWeights, learner, state):
+    mine = self._weights(learner)
+    self.count, self.own = check_int('count', state['count'], 0), None
+    self.average = None if state['average'] is None else [v.to(torch.promote_types(v.dtype, torch.float32)) for v in _like(learner, mine, state['average'])]
+    if state['own'] is not None: torch._foreach_copy_(mine, _like(learner, mine, state['own'])) # kept between two calls of `fit`
+
+def _like(learner, mine, kept):
+    if not isinstance(kept, list) or [tuple(getattr(v, 'shape', (-1,))) for v in kept] != [tuple(w.shape) for w in mine]: raise ShapeError('the checkpoint holds an average of other weights')
+    return [learner.crew.like(v, w).to(w.device) for v, w in zip(kept, mine)]

@@ -241,7 +241,7 @@ def _progress(scheduler, kept):
 
 # %% ../nbs/11a_resume.ipynb #3c874e58
 _BITS, _NEW = 'results may differ in the last bits', 'the new one is used from here on'
-_MEANS = dict(tinyrpn=_BITS, torch=_BITS, device=_BITS, threads=_BITS, processes=_BITS, loss=_NEW, transform=_NEW, accumulate=_NEW, clip=_NEW, precision=_NEW, deterministic=_NEW, metrics='scores of the epoch that was begun are of a part of it',
+_MEANS = dict(tinyrpn=_BITS, torch=_BITS, device=_BITS, threads=_BITS, processes=_BITS, loss=_NEW, transform=_NEW, callbacks=_NEW, accumulate=_NEW, clip=_NEW, precision=_NEW, deterministic=_NEW, metrics='scores of the epoch that was begun are of a part of it',
     seed='the random numbers go on as they were, and the new seed has no effect', optimizer='its numbers begin anew, and the schedule with them', scheduler='it begins anew',
     batch_size='the epoch that was begun starts again', shuffle='the epoch that was begun starts again', data='the run goes on with other data, and the epoch that was begun starts again', test_data='scores are of other data from here on')
 _ANEW = dict(optimizer='optimizer', scheduler='scheduler', batch_size='epoch', data='epoch', shuffle='epoch')
@@ -277,7 +277,8 @@ def about(self:Learner) -> dict: # plain values
                 tinyrpn=__version__, torch=torch.__version__, device=self.device.type, threads=torch.get_num_threads(), processes=self.crew.world, deterministic=self.deterministic,
                 model=model.config() if hasattr(model, 'config') else self.model_name, loss=_settings(self.loss), metrics={k: type(m).__name__ for k, m in self.metrics.items()},
                 optimizer=type(self.optimizer).__name__, scheduler=self.scheduler and _course_of(self.scheduler), accumulate=self.accumulate, clip=self.clip, precision=self.precision, seed=getattr(self.config, 'seed', None),
-                batch_size=getattr(loader, 'batch_size', None), shuffle=_shuffled(loader), transform=None if getattr(loader, 'transform', None) is None else _settings(loader.transform), **self.data_sum)
+                batch_size=getattr(loader, 'batch_size', None), shuffle=_shuffled(loader), transform=None if getattr(loader, 'transform', None) is None else _settings(loader.transform),
+                callbacks={type(c).__name__: {k: getattr(c, k) for k in c.settings} for c in self.callbacks if c.settings}, **self.data_sum)
 
 def _plain(value): return json.loads(json.dumps(value, default=str))
 

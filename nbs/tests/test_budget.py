@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import pace
@@ -284,7 +285,7 @@ def test_what_is_counted_is_what_is_allocated():
 
 def test_timing_leaves_a_model_as_it_was():
     model = RPN.from_config({'model': {'dims': [6, 4, 3], 'expansion': {'name': 'chebyshev', 'd': 2}}})
-    model(torch.randn(2, 6, generator=torch.Generator().manual_seed(0))).sum().backward(); model.layers[0].heads[0].reset_outside()
+    model(torch.randn(2, 6, generator=torch.Generator().manual_seed(0))).sum().backward(); model.reset_outside()
     before, grads, dice = [p.clone() for p in model.parameters()], [p.grad for p in model.parameters()], torch.get_rng_state()
     for optimizer in ('AdamW', 'SGD', 'Adagrad', {'name': 'RMSprop', 'weight_decay': 0.1}): assert step_seconds(model, 8, optimizer, repeat=3) > 0
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters())) and all(p.grad is g for p, g in zip(model.parameters(), grads))
@@ -314,3 +315,50 @@ def test_a_class_that_is_defined_again_is_used():
         type('HmReconciliation', (old,), {'__module__': old.__module__, 'numel': lambda self, n, D: 77})
         assert plans(30, 4, reconciliations='hm', channels=1)[0][-1].parameters == 77 + 4 # a count that has changed is not remembered
     finally: old._register()
+
+
+# ---- what a hostile reading found
+
+@pytest.mark.parametrize('asked', [dict(params=6400, memory='9 MB', step='1 us', expansions='taylor', reconciliations='hm'), dict(params=6400, memory='8 MB', expansions='taylor', reconciliations='hm'), dict(params=10**6, memory='8 MB', expansions='taylor', reconciliations='hm'),
+                                   dict(params=5, memory='300 kB'), dict(memory='300 kB', step='1 us'), dict(params=5, step='1 us'), dict(params=5, memory='300 kB', step='1 us')], ids=str)
+def test_several_limits_are_told_at_once(asked):
+    "What is passed on after one refusal is met"
+    with pytest.raises(BudgetError) as e: RPN.for_budget(784, 10, timer=clock, **asked)
+    plan = RPN.for_budget(784, 10, timer=clock, **{**asked, **e.value.limits}).budget.plan
+    assert plan.parameters <= {**asked, **e.value.limits}.get('params', math.inf) and all(str(v) in str(e.value) for v in e.value.limits.values())
+
+
+@pytest.mark.parametrize('megabytes', [6, 10, 12, 14, 16, 18, 24])
+def test_no_better_plan_is_missed(megabytes):
+    "Memory is not monotone over shapes; the choice is that of looking at every plan"
+    few = dict(expansions='taylor', reconciliations=('hm', 'lphm'), hidden=[(16,), (64, 64), (256, 256)])
+    fits = [p for group in plans(784, 10, **few) for p in group if p.memory <= megabytes*1e6 and p.parameters <= 60_000]
+    if fits: assert RPN.for_budget(784, 10, params=60_000, memory=megabytes*10**6, timer=clock, **few).budget.plan.key == max(p.key for p in fits)
+
+
+def test_the_fastest_is_looked_for_again_when_times_are_not_as_expected():
+    odd = lambda model, batch, optimizer: 1e-6*(0.2 if 'chebyshev' in repr(model) else 10)*sum(p.numel() for p in model.parameters())
+    with pytest.raises(BudgetError) as e: RPN.for_budget(784, 10, step='10 us', timer=odd)
+    assert RPN.for_budget(784, 10, timer=odd, **e.value.limits).budget.measured > 1e-5
+
+
+def test_parameters_of_functions_count_and_functions_stay():
+    model = RPN.for_budget(8, 3, params=135, expansions={'name': 'taylor', 'd': 2, 'pre': 'PReLU'})
+    assert sum(p.numel() for p in model.parameters()) == model.budget.plan.parameters <= 135
+    assert 'Tanh' in repr(RPN.for_budget(64, 3, expansions={'name': 'taylor', 'd': 2, 'post': 'Tanh'}, hidden=(), timer=clock))
+    assert RPN.for_budget(8, 6, reconciliations='masking', timer=clock).budget.plan.parameters
+    with pytest.raises(BudgetError): RPN.for_budget(784, 10, reconciliations='zero', expansions='identity', hidden=()) # nothing to learn
+
+
+def test_timing_leaves_everything_as_it_was():
+    model = RPN.from_config({'model': {'layers': [{'m': 4, 'n': 3, 'expansion': {'name': 'bspline', 'post': ['BatchNorm1d', 'Dropout']}}]}})
+    with torch.no_grad(): model(torch.full((5, 4), 7.))
+    before, shares, dice = copy.deepcopy(model.state_dict()), model.outside(), torch.get_rng_state()
+    step_seconds(model, 8, repeat=3)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.outside() == shares and torch.equal(dice, torch.get_rng_state())
+
+
+def test_numbers_of_numpy_and_odd_words():
+    for kw in (dict(memory=np.int64(10**9)), dict(step=np.float32(5), timer=clock), dict(expansions={'name': 'taylor', 'd': np.int64(2)}), dict(channels=np.int64(2)), dict(step='5 sec', timer=clock)): assert RPN.for_budget(20, 3, **{'timer': clock, **kw}).budget
+    for kw, words in ((dict(expansions='nested'), 'composition_functions'), (dict(memory='256 MB' + ' '*45 + 'junk'), "'256 MB', '1.5 GiB'"), (dict(step=1, timer=lambda *a: math.nan), 'timer=nan')):
+        with pytest.raises(ParameterError, match=words): RPN.for_budget(20, 3, **{'timer': clock, **kw})
