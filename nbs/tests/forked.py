@@ -23,6 +23,7 @@ def _enter(what, args, folder, env, out, err):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     __import__('random').seed(); __import__('numpy').random.seed() # dice of its own
     __import__('tqdm').tqdm.set_lock(threading.RLock()) # one shared by processes would outlive a process that is killed
+    if env.get('OMP_NUM_THREADS', '').isdigit(): __import__('torch').set_num_threads(int(env['OMP_NUM_THREADS'])) # it was read in the server
     sys.argv, sys.path[:0] = [what, *args], [folder]
     runpy.run_path(what, run_name='__main__') if what.endswith('.py') else runpy.run_module(what, run_name='__main__', alter_sys=True)
 
