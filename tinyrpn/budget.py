@@ -13,7 +13,6 @@ import torch
 from fastcore.basics import patch
 from .core import *
 from .core import _brief, memory_free
-from .inspection import size_of
 from .memory import race
 from .model import CALLS, MOST, MOST_BATCH, MOST_D, RPN
 from .reconciliation.kronecker import near_square
@@ -465,8 +464,9 @@ def _afford(groups, params):
 def _refuse_memory(groups, limits, memory):
     "Say how much memory would do with these parameters, and how few parameters with that memory"
     p = _leanest(found := _affordable(groups, limits['params']))
-    given = f'memory={limits["memory"]!r}' if limits['memory'] is not None else f'{size_of(int(memory))} of memory are free here, which'
+    given = f'memory={limits["memory"]!r}'
     if p is None: raise BudgetError(f'{given}: none of {sum(map(len, found)):,} plans can be counted; fewer inputs or outputs, or a smaller batch, are needed')
+    if p.memory > (free := memory_free(torch.get_default_device())): raise BudgetError(f'{given}: the leanest plan takes {_bytes_up(p.memory)}, {_spell(p)}, and {_bytes_up(free)} are free here; fewer inputs or outputs, or a batch below {p.batch}, are needed')
     text, better = _bytes_up(p.memory), _leanest(groups)
     more = f' within params={limits["params"]:,}' if limits['params'] is not None else ''
     other = f'; or params={better.parameters} with memory={_bytes_up(better.memory)!r}, {better.formula}' if better.memory < 0.9*p.memory else ''
@@ -510,7 +510,9 @@ def _choose_or_tell(groups, limits, clock, memory):
             affordable = _affordable_here(groups, limits, memory)
             if limits['step'] is None or 'step' in told.limits or _within_step(affordable, memory, as_seconds(limits['step']), clock): break
             _refuse_step(affordable, limits, memory, clock)
-        except BudgetError as e: told = e; first = BudgetError(f'{first}, with ' + ', '.join(f'{k}={v!r}' for k, v in e.limits.items()), {**first.limits, **e.limits})
+        except BudgetError as e:
+            if not e.limits: raise BudgetError(f'{first}; but then: {e}') from None # nothing helps here
+            told, first = e, BudgetError(f'{first}, with ' + ', '.join(f'{k}={v!r}' for k, v in e.limits.items()), {**first.limits, **e.limits})
     raise first
 
 def _choose(groups, limits, clock, memory):

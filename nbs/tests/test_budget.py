@@ -362,3 +362,9 @@ def test_numbers_of_numpy_and_odd_words():
     for kw in (dict(memory=np.int64(10**9)), dict(step=np.float32(5), timer=clock), dict(expansions={'name': 'taylor', 'd': np.int64(2)}), dict(channels=np.int64(2)), dict(step='5 sec', timer=clock)): assert RPN.for_budget(20, 3, **{'timer': clock, **kw}).budget
     for kw, words in ((dict(expansions='nested'), 'composition_functions'), (dict(memory='256 MB' + ' '*45 + 'junk'), "'256 MB', '1.5 GiB'"), (dict(step=1, timer=lambda *a: math.nan), 'timer=nan')):
         with pytest.raises(ParameterError, match=words): RPN.for_budget(20, 3, **{'timer': clock, **kw})
+
+
+def test_what_no_machine_of_this_size_can_hold_is_not_promised():
+    for asked in (dict(batch=10**8, memory='1 TB'), dict(batch=10**8), dict(batch=10**8, params=5)):
+        with pytest.raises(BudgetError, match='are free here') as e: ask(10**5, 10, **asked)
+        assert e.value.limits == {} and 'would do, with' not in str(e.value)
