@@ -300,6 +300,24 @@ def _(psi):
     return f
 
 
+@reference('image_hm_reconciliation')
+def _(psi):
+    def f(w, n, D):
+        p, q = factors(psi, n, D)
+        t = D//q
+        h = near_square(q) if psi.shape is None else psi.shape[0]
+        width = q//h
+        cos = lambda side, i: np.cos(np.pi*i*(np.arange(side) + 0.5)/side)
+        C = np.stack([np.outer(cos(h, i)/np.linalg.norm(cos(h, i)), cos(width, j)/np.linalg.norm(cos(width, j))).flatten() for i in range(min(psi.frequencies, h)) for j in range(min(psi.frequencies, width))])
+        up, left = min(psi.reach, (h - 1)//2), min(psi.reach, (width - 1)//2)
+        columns = [(width*dy + dx - 1) % t for dy in range(-up, up + 1) for dx in range(-left, left + 1)]
+        A, B = pieces(w, (p, len(C)), (n//p, len(columns)))
+        full = np.zeros((n//p, t))
+        for value, column in zip(B.T, columns): full[:, column] += value
+        return np.kron(A @ C, full)
+    return f
+
+
 @reference('eigen_reconciliation')
 def _(psi):
     def f(w, n, D):
