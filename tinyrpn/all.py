@@ -6,12 +6,12 @@
 __all__ = []
 
 # %% ../nbs/17_all.ipynb #2a5d2069
-from . import core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, budget, export, processes, data, checkpoint, learner, resume, config, inspection, visual, quadratic, lesson, second_order, recipe, functions, formulas
+from . import core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, budget, export, processes, data, cifar, checkpoint, learner, resume, config, inspection, visual, quadratic, lesson, second_order, recipe, functions, formulas
 from .live import LiveCurve, StopButton
 from .panel import TrainingPanel
 from .widget import DigitPad, ExpansionExplorer, ReconciliationExplorer
 
 # %% ../nbs/17_all.ipynb #d2eccdce
-_modules = core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, budget, export, processes, data, checkpoint, learner, resume, config, inspection, visual, quadratic, lesson, second_order, recipe, functions, formulas
+_modules = core, domain, function, memory, expansion, reconciliation, remainder, fusion, scaler, contraction, model, budget, export, processes, data, cifar, checkpoint, learner, resume, config, inspection, visual, quadratic, lesson, second_order, recipe, functions, formulas
 __all__ = sorted({name for module in _modules for name in module.__all__} | {'LiveCurve', 'StopButton', 'TrainingPanel', 'DigitPad', 'ExpansionExplorer', 'ReconciliationExplorer'})
 globals().update({name: getattr(module, name) for module in _modules for name in module.__all__})

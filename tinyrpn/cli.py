@@ -6,8 +6,8 @@
 __all__ = ['RESULTS', 'TABLE', 'ProcessError', 'Parser', 'make_parser', 'holds_run', 'unbegun', 'check_free', 'check_room',
            'claim', 'empty', 'output_folder', 'wanted', 'noted', 'check_place', 'begin', 'cmd_train', 'run',
            'check_fit', 'final_line', 'make_estimate', 'give_back', 'save_run', 'is_table', 'train_table',
-           'predict_rows', 'cmd_inspect', 'cmd_export', 'cmd_predict', 'cmd_describe', 'cmd_bench', 'load_plugins',
-           'cmd_new', 'cmd_configs', 'OutputError', 'Printed', 'say', 'failed', 'main']
+           'predict_rows', 'cmd_inspect', 'cmd_export', 'model_and_files', 'cmd_predict', 'cmd_describe', 'cmd_bench',
+           'load_plugins', 'cmd_new', 'cmd_models', 'cmd_configs', 'OutputError', 'Printed', 'say', 'failed', 'main']
 
 # %% ../nbs/15_cli.ipynb #582a0ed0
 import argparse, math, os, sys, tempfile, time, warnings
@@ -22,7 +22,13 @@ class ProcessError(TinyRPNError, ConnectionError): "A process of a run in severa
 
 class Parser(argparse.ArgumentParser):
     "A parser that says in one line what is wrong, and takes no empty text"
-    def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs); self.register('type', None, _given)
+    def __init__(self, *args, anywhere=False, **kwargs): # anywhere: options may stand between files
+        super().__init__(*args, **kwargs)
+        self.anywhere = anywhere; self.register('type', None, _given)
+    def parse_known_args(self, args=None, namespace=None):
+        if not self.anywhere: return super().parse_known_args(args, namespace)
+        self.anywhere = False # argparse calls this method twice now, for the options and for what is left
+        return self.parse_known_intermixed_args(args, namespace)
     def error(self, message): self.exit(2, f'tinyrpn: {one_line(message)} (see {self.prog} --help)\n')
 
 def _given(text):
@@ -57,7 +63,8 @@ def _add_train(t):
     t.add_argument('--lr', type=float, help='learning rate')
     t.add_argument('--device', default=None, help='auto, cpu, cuda, cuda:1 or mps (default: auto)')
     t.add_argument('--seed', type=int, help='random seed')
-    t.add_argument('--data', metavar='PATH', help='folder of idx files or of class folders with images, or an .npz')
+    t.add_argument('--data', metavar='PATH', help="folder of the data set's files (idx, or CIFAR-10's .bin), or of class folders with images, or an .npz")
+    t.add_argument('--hold-out', type=int, metavar='N', help="score on N samples held out of the training set, not on the test set; 0 for the test set (default: the configuration's, usually 0)")
     t.add_argument('--out', metavar='FOLDER', help='where the results go (default: runs/NAME)')
     t.add_argument('--overwrite', action='store_true', help='replace the run that --out holds')
     t.add_argument('--contraction', choices=['auto', 'dense'], help="how heads multiply (default: the configuration's, usually auto)")
@@ -80,13 +87,14 @@ def _add_more(commands):
     b.add_argument('--full', action='store_true', help='all sweeps: batch, inputs, outputs, degree, rank; without a configuration')
     b.add_argument('--out', metavar='CSV', help='write the table to this file as well')
 
-    q = commands.add_parser('predict', help='classify images', description='Classify PNG or JPEG images of any size, dark on light or light on dark.')
-    q.add_argument('model', metavar='MODEL', help='a .safetensors file that train wrote, or a packaged model (mnist_dual_lphm)')
+    q = commands.add_parser('predict', help='classify images', anywhere=True, description='Classify PNG or JPEG images of any size, dark on light or light on dark. Digits need no model of yours: where none is given, a packaged one reads them.')
+    q.add_argument('model', metavar='MODEL', nargs='?', help='a .safetensors file that train wrote, or the name of a packaged model (tinyrpn models lists them)')
     q.add_argument('images', metavar='IMAGE', nargs='+', help='PNG or JPEG files; of a model of a table, one .csv file')
     q.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 or mps')
 
     i = commands.add_parser('inspect', help="what a file holds, without building it", description="What a stranger's file holds: a model, a checkpoint, a configuration, data. Nothing is built, imported or executed.")
     i.add_argument('file', metavar='FILE', help='.safetensors, .yaml, .npz, idx, history .json or .csv')
+    commands.add_parser('models', help='list the packaged models', description='List the trained models that come with the package: their size, and how well they read.')
     x = commands.add_parser('export', help='write a model for other programs', description='Write a trained model as a graph for torch.export or ONNX.')
     x.add_argument('model', metavar='MODEL', help='a .safetensors file that train wrote, or a packaged model')
     x.add_argument('out', metavar='FILE', help='where to: .onnx or .pt2')
@@ -184,7 +192,7 @@ def wanted(args):
     if args.config is None and not about.get('config'): raise FileError(f'--resume {args.resume}: this run was begun in Python without a configuration; go on there, with learner.fit(checkpoint=..., resume=True)')
     cfg = load_config(args.config) if args.config is not None else Config(about['config'])
     more = {k: v for k in ('clip', 'accumulate', 'precision', 'deterministic') if (v := getattr(args, k)) is not None}
-    return cfg.override(args.epochs, args.batch_size, args.lr, args.seed, args.device, args.contraction, **more), about
+    return cfg.override(args.epochs, args.batch_size, args.lr, args.seed, args.device, args.contraction, args.hold_out, **more), about
 
 def noted(args, about) -> dict: # data, checkpoint, keep
     "What the data are and how checkpoints are kept: as asked for now, or else when the run was begun"
@@ -269,7 +277,7 @@ def final_line(learner, data):
     "The score, and again what it was measured on"
     row = learner.history.rows[-1]
     scores = ', '.join(f'{k.removeprefix("test_")} {v:.4f}' for k, v in row.items() if k.startswith('test_'))
-    return f'test set: {scores} (data: {data.note})'
+    return f'{"held-out samples" if data.held_out else "test set"}: {scores} (data: {data.note})'
 
 # %% ../nbs/15_cli.ipynb #9952bcdd
 def make_estimate():
@@ -330,7 +338,7 @@ def _estimators():
 def train_table(args) -> int:
     "`tinyrpn train data.csv --target COLUMN`"
     if not is_table(args.config) or args.target is None: raise ParameterError('a table is trained by tinyrpn train FILE.csv --target COLUMN; ' + ('--target is missing' if args.target is None else f'{args.config} is no .csv file'))
-    others = 'epochs', 'batch_size', 'lr', 'data', 'contraction', 'resume', 'checkpoint', 'keep', 'clip', 'accumulate', 'precision', 'deterministic', 'sharded'
+    others = 'epochs', 'batch_size', 'lr', 'data', 'hold_out', 'contraction', 'resume', 'checkpoint', 'keep', 'clip', 'accumulate', 'precision', 'deterministic', 'sharded'
     if odd := next((k for k in others if getattr(args, k) not in (None, False)), None): raise ParameterError(f'--{odd.replace("_", "-")} does not go with a table, whose fit goes to the end on all rows at once; leave it out')
     folder, i = Path(args.out or Path('runs')/Path(args.config).stem), 2
     if args.out is None:
@@ -365,11 +373,24 @@ def cmd_export(args) -> int:
     say(export_file(args.model, args.out, args.format))
     return 0
 
+def model_and_files(args): # (model, files, whether the model was named)
+    "What `predict` is given: where the first file is an image, no model is named"
+    from tinyrpn.data import _IMAGES
+    from tinyrpn.model import DEFAULT_MODEL, packaged_models
+    first, *rest = files = [*([] if args.model is None else [args.model]), *args.images]
+    image = first.lower().endswith(_IMAGES)
+    if is_table(first): raise ParameterError(f'{first} is a table, and no packaged model reads tables; name the model that was trained for it: tinyrpn predict MODEL {first}')
+    if rest and not image: return first, rest, True
+    if first.lower().endswith('.safetensors') or first in packaged_models(): raise ParameterError(f'{first} is a model, and no image is given: tinyrpn predict {first} IMAGE...')
+    if not image and not path_exists(first): raise FileError(f'{first}: there is no such image, and no packaged model of that name.{nearest(first, packaged_models())}')
+    return DEFAULT_MODEL, files, False
+
 def cmd_predict(args) -> int:
     "`tinyrpn predict`"
     from tinyrpn.data import image_batch
     from tinyrpn.learner import Learner
     from tinyrpn.model import RPN
+    args.model, args.images, named = model_and_files(args)
     if is_table(args.images[0]): return predict_rows(args)
     model = RPN.load(args.model, device=pick_device(args.device))
     x = image_batch(args.images, model.signature).to(next(model.parameters()).dtype)
@@ -378,6 +399,7 @@ def cmd_predict(args) -> int:
     names = [one_line(c, 60) for c in model.signature.classes] or [str(i) for i in range(model.n)]
     said = lambda probs, i: f'{names[i]} ({probs[i]:.1%})'
     order = p.probabilities.argsort(1, descending=True).tolist()
+    if not named: say(f'model: {args.model}, of {sum(p.numel() for p in model.parameters()):,} parameters (none was given)')
     print(Table([{'image': one_line(path, 200), 'class': names[best], 'probability': f'{probs[best]:.1%}', 'next best': ', '.join(said(probs, i) for i in others[:1])}
                  for path, probs, (best, *others) in zip(args.images, p.probabilities.tolist(), order)]))
     return 0
@@ -421,6 +443,13 @@ def cmd_new(args) -> int:
     from tinyrpn.new import new_chapter
     file = new_chapter(args.kind, args.name, args.folder)
     say(f'{file} written. Run it: the first cell that fails is the next blank to fill.')
+    return 0
+
+def cmd_models(args) -> int:
+    "`tinyrpn models`"
+    from tinyrpn.model import DEFAULT_MODEL, model_table
+    print(model_table())
+    say(f'{DEFAULT_MODEL} is used where none is named, as in: tinyrpn predict digit.png')
     return 0
 
 def cmd_configs(args) -> int:

@@ -21,7 +21,7 @@ from .files import read_text
 from .contraction import check_contraction
 from .expansion.composed import as_expansion
 from .model import CALLS, MOST_BATCH, RPN, RPNHead, RPNLayer, Signature
-from .data import SETS, load_data
+from .data import NAMES, SETS, load_data
 from .learner import Learner, as_callbacks, check_torch_part, torch_class
 from .recipe import AverageWeights, OneCycle, RandomAffine
 
@@ -472,7 +472,7 @@ def long_data(node):
     name, p = long_named(node, 'data')
     sizes = {k: p.take(f'{w}_batch_size', default=None, kind=int) for k, w in (('batch_size', 'train'), ('test_batch_size', 'test'))}
     check_numbers(sizes := {k:v for k, v in sizes.items() if v is not None}, p.path, 'batch_size', 'test_batch_size')
-    if name in SETS: p.done()
+    if name in NAMES: p.done()
     return {'name': name, **sizes, **p.rest}
 
 def long_sections(node):
@@ -564,18 +564,18 @@ def recipe_callbacks(learner):
 # %% ../nbs/12_config.ipynb #306769a8
 def read_data(node):
     "The data section in the short form; a set that does not exist is refused when it is loaded"
-    res = {k:node.take(k, kind=str if k == 'name' else None) for k in ('name', 'batch_size', 'test_batch_size', 'augment') if node.has(k)}
+    res = {k:node.take(k, kind=str if k == 'name' else None) for k in ('name', 'batch_size', 'test_batch_size', 'hold_out', 'augment') if node.has(k)}
     name = res.setdefault('name', 'mnist')
-    if name in (*SETS, 'mnist_sample'): node.done()
-    check_numbers(res, 'data', 'batch_size', 'test_batch_size')
+    if name in NAMES: node.done()
+    check_numbers(res, 'data', 'batch_size', 'test_batch_size', 'hold_out')
     recipe_part('data.augment', RandomAffine, res.get('augment'), Signature('any', [1, 28, 28], 0., 1., []))
     return {**res, **node.rest}
 
 def check_numbers(section, path, *keys):
-    "Refuse what is not a whole number of at least 1"
+    "Refuse what is not a whole number of at least 1, or of at least 0 for `hold_out`"
     for k in keys:
         if k in section:
-            with place(f'{path}.{k}'): check_int(k, section[k], **({'high': MOST_BATCH} if k.endswith('batch_size') else {}))
+            with place(f'{path}.{k}'): check_int(k, section[k], 0 if k == 'hold_out' else 1, **({'high': MOST_BATCH} if k.endswith('batch_size') else {}))
 
 _RECIPE = 'one_cycle', 'average'
 _TRAINING = 'clip', 'accumulate', 'precision', 'deterministic' # further parameters of the learner
@@ -644,19 +644,22 @@ def _planned(self:Config):
 @patch
 def data(self:Config,
     root=None, # see `load_data`
-    **kwargs): # further arguments of `load_data`
-    "Load the data set"
+    **kwargs): # further arguments of `load_data`, and in the place of the file's: hold_out, augment
+    "Load the data set; with `hold_out`, held-out training samples are in the place of its test set"
     spec = self.data_spec or {'name': 'mnist'}
-    if spec.get('name') not in (*SETS, 'mnist_sample'): raise UnknownNameError(f'data: There is no data set {_brief(spec.get("name"))}.{nearest(spec.get("name"), SETS)}')
-    wanted = {**spec, **kwargs}; augment = wanted.pop('augment', None)
+    if spec.get('name') not in NAMES: raise UnknownNameError(f'data: There is no data set {_brief(spec.get("name"))}.{nearest(spec.get("name"), NAMES)}')
+    wanted = {**spec, **kwargs}; augment, hold_out = wanted.pop('augment', None), wanted.pop('hold_out', None)
     data = load_data(root=root, **wanted)
+    if hold_out: data = data.hold_out(hold_out)
     data.train.transform = recipe_part('data.augment', RandomAffine, augment, data.signature)
     return data
+
+_BYTES = {**dict.fromkeys(SETS, 70_000*(784*4 + 8)), 'cifar10': 60_000*(3072*4 + 8)} # of a published set, its images as floats
 
 @patch
 def _training(self:Config, batch_size=None): # what an estimate depends on, beside the model
     optimizer = self.learner_spec.get('optimizer') or 'AdamW'
-    return dict(optimizer=optimizer, batch=self.data_spec.get('batch_size') or 64 if batch_size is None else batch_size, data=70_000*(784*4 + 8) if self.data_spec.get('name') in SETS else 0)
+    return dict(optimizer=optimizer, batch=self.data_spec.get('batch_size') or 64 if batch_size is None else batch_size, data=_BYTES.get(self.data_spec.get('name'), 0))
 
 @patch
 def estimate(self:Config,
@@ -700,7 +703,7 @@ def short(self:Config) -> dict:
 
 @patch
 def override(self:Config,
-    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None, contraction:str=None, # new values; None keeps the file's
+    epochs:int=None, batch_size:int=None, lr:float=None, seed:int=None, device:str=None, contraction:str=None, hold_out:int=None, # new values; None keeps the file's
     **training # further parameters of the learner: clip, accumulate, precision, deterministic
 ) -> Config:
     "The same experiment with other numbers, in the short form"
@@ -708,6 +711,7 @@ def override(self:Config,
     if epochs is not None: new.setdefault('learner', {})['epochs'] = check_int('epochs', epochs)
     if training: new.setdefault('learner', {}).update(training)
     if batch_size is not None: new.setdefault('data', {})['batch_size'] = check_int('batch_size', batch_size, high=MOST_BATCH)
+    if hold_out is not None: new.setdefault('data', {})['hold_out'] = check_int('hold_out', hold_out, 0)
     if seed is not None: new['seed'] = check_int('seed', seed, low=0)
     if device is not None: new['device'] = device
     if contraction is not None:

@@ -8,13 +8,14 @@ __all__ = ['FILES', 'MEMBERS', 'PIXELS', 'SAMPLE', 'DataError', 'MissingDataErro
            'plain_image', 'read_folder', 'cache_dir', 'read_sample', 'load_data', 'image_batch']
 
 # %% ../nbs/10_data.ipynb #50368ac4
-import hashlib, io, math, os, time, warnings, zlib
+import copy, hashlib, io, math, os, time, warnings, zlib
 from collections import Counter
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 import numpy as np
 import torch
+from fastcore.basics import patch
 from .core import *
 from .core import _brief, replace_file
 from .files import array_header, opened, opened_zip, read_bytes
@@ -60,6 +61,7 @@ class Batches:
             part = slice(i, i + self.batch_size) if order is None else order[i:i + self.batch_size]
             yield self.x[part] if self.transform is None else self.transform(self.x[part]), self.y[part]
     def to(self, device): return Batches(self.x.to(device), self.y.to(device), self.batch_size, self.shuffle, self.signature, self.transform)
+    def take(self, index): return Batches(self.x[index], self.y[index], self.batch_size, self.shuffle, self.signature, self.transform) # the samples of these numbers
     def __repr__(self): return f'Batches({len(self.x):,} samples, {len(self)} batches of {self.batch_size}{", shuffled" if self.shuffle else ""})'
 
 # %% ../nbs/10_data.ipynb #91a236cf
@@ -124,7 +126,7 @@ class Data(Shown):
         batch_size:int=None, # of `train`; None for 64, or for all samples where there are fewer
         test_batch_size:int=None, # of `test`; None for 500
         note:str=''): # one line: what data these are
-        self.signature, self.note = signature, note
+        self.signature, self.note, self.held_out = signature, note, 0
         x_train, x_test = self._samples(x_train, x_test)
         y_train, y_test = (check_classes(f'y_{k}', y, len(x), len(signature.classes)) for k, y, x in (('train', y_train, x_train), ('test', y_test, x_test)))
         if y_train.min() == y_train.max(): raise DataError(f'y_train: all {len(y_train):,} labels are {y_train[0]}; at least two classes are needed')
@@ -150,7 +152,29 @@ class Data(Shown):
         x = torch.from_numpy(x.astype(np.float32, order='C')).flatten(1) # a copy: the caller's array stays as it is
         return x.div_(255 if pixels else 1).sub_(self.signature.mean).div_(self.signature.std), torch.from_numpy(y.astype(np.int64))
 
-    def __repr__(self): return f'{self.signature.name}: {len(self.train.x):,} training and {len(self.test.x):,} test samples of {"x".join(map(str, self.signature.shape))}, {len(self.signature.classes)} classes ({self.note})'
+    def __repr__(self): return f'{self.signature.name}: {len(self.train.x):,} training and {len(self.test.x):,} {"held-out" if self.held_out else "test"} samples of {"x".join(map(str, self.signature.shape))}, {len(self.signature.classes)} classes ({self.note})'
+
+# %% ../nbs/10_data.ipynb #c2a91fb1
+@patch
+def hold_out(self:Data,
+    n:int, # training samples to hold out
+    seed:int=0, # of the generator that draws them; torch's own random numbers stay where they are
+) -> Data:
+    "The same data, with `n` training samples in the place of the test set"
+    N, y = len(self.train.x), self.train.y
+    if not check_int('hold_out', n) < N: raise ParameterError(f'hold_out={n}: the training set has {N:,} samples; at most {N - 1:,} can be held out')
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(check_int('seed', seed, 0)))
+    held, rest = order[:n], order[n:]
+    for what, part in (('that are held out', held), ('that stay', rest)):
+        if (y[part] == y[part[0]]).all(): raise ParameterError(f'hold_out={n}: all {len(part):,} labels of the samples {what} are {int(y[part[0]])}; at least two classes are needed')
+    size = len(rest) if self.train.batch_size == N else self.train.batch_size # a batch of the whole set stays that
+    if size > len(rest): raise ParameterError(f'hold_out={n}: {len(rest):,} samples stay for the training, fewer than batch_size={self.train.batch_size}; at most {N - self.train.batch_size:,} can be held out')
+    check_fits('the samples that are held out, and the others, in float32,', *self.train.x.shape)
+    new = copy.copy(self)
+    new.train, new.test, new.held_out = self.train.take(rest), Batches(self.train.x[held], y[held], self.test.batch_size, signature=self.signature), n
+    new.train.batch_size = size
+    new.note = f'{self.note}; the test set is left alone, and {n:,} of the {N:,} training samples are held out in its place (seed {seed})'
+    return new
 
 # %% ../nbs/10_data.ipynb #b6c023bd
 FILES = 'train-images-idx3-ubyte', 'train-labels-idx1-ubyte', 't10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'
@@ -223,6 +247,7 @@ SETS = {
         '5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b', '0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34')),
     'kmnist': dict(folder='KMNIST', mean=0.1918, std=0.3483, classes='o ki su tsu na ha ma ya re wo'.split(), sums=()),
 }
+NAMES = *SETS, 'cifar10', 'mnist_sample' # what `load_data` knows
 
 def published(
     name:str, # a key of `SETS`
@@ -282,11 +307,13 @@ def _own(name, arrays, note):
     if len(classes) < 2: raise DataError(f'{name}: there is one class only, {classes[0]}; at least two classes are needed')
     if len(unseen := np.setdiff1d(y_test, classes)): raise DataError(f'{name}: the test set has classes that the training set lacks: {unseen[:5].tolist()}')
     if odd := next((c for c in map(str, classes) if len(c) > 200 or not c.isprintable()), None): raise DataError(f'{name}: the name of a class is {_brief(odd)}; at most 200 printable letters are needed')
-    pixels = 255 if x_train.dtype == np.uint8 else 1
-    mean = sum(float(p.sum()) for p in _parts(x_train, float))/x_train.size
-    std = math.sqrt(sum(float(((p - mean)**2).sum()) for p in _parts(x_train, float))/x_train.size)
     shape = [1, *x_train.shape[1:]] if x_train.ndim == 3 else list(x_train.shape[1:])
-    return (x_train, y_train, x_test, np.searchsorted(classes, y_test)), Signature(Path(name).stem, shape, mean/pixels, std/pixels or 1., [str(c) for c in classes]), note
+    return (x_train, y_train, x_test, np.searchsorted(classes, y_test)), Signature(Path(name).stem, shape, *_moments(x_train), [str(c) for c in classes]), note
+
+def _moments(x): # (mean, standard deviation) of all numbers, pixels as 0 to 1; the latter is 1 where all are equal
+    pixels = 255 if x.dtype == np.uint8 else 1
+    mean = sum(float(p.sum()) for p in _parts(x, float))/x.size
+    return mean/pixels, math.sqrt(sum(float(((p - mean)**2).sum()) for p in _parts(x, float))/x.size)/pixels or 1.
 
 MEMBERS = 'x_train', 'y_train', 'x_test', 'y_test'
 
@@ -535,15 +562,15 @@ def _signature(name, size=(28, 28)):
 
 # %% ../nbs/10_data.ipynb #e4735905
 def load_data(
-    name:str='mnist', # 'mnist', 'fashion_mnist', 'kmnist', or 'mnist_sample' for the packaged digits
-    root=None, # folder of idx files or of class folders, or an .npz; None to look in the usual places
+    name:str='mnist', # 'mnist', 'fashion_mnist', 'kmnist', 'cifar10', or 'mnist_sample' for the packaged digits
+    root=None, # folder of the set's files or of class folders, or an .npz; None to look in the usual places
     batch_size:int=None, # of the training batches; None for 64, or for all samples where there are fewer
     test_batch_size:int=None, # of the test batches; None for 500
     download:bool=True, # try to download what is not found
     say=print, # how to report which data are used
 ) -> Data:
     "A data set, ready for training; `data.note` says where it came from"
-    if name not in (*SETS, 'mnist_sample'): raise UnknownNameError(f'There is no data set {name!r}.{nearest(name, [*SETS, "mnist_sample"])}')
+    if name not in NAMES: raise UnknownNameError(f'There is no data set {name!r}.{nearest(name, NAMES)}')
     for k, v in (('batch_size', batch_size), ('test_batch_size', test_batch_size)): check_int(k, 1 if v is None else v)
     if root is not None: arrays, signature, note = _read_path(name.removesuffix('_sample'), root)
     else: arrays, signature, note = read_sample() if name == 'mnist_sample' else _search(name, download, say)
@@ -552,7 +579,7 @@ def load_data(
 
 # %% ../nbs/10_data.ipynb #27a466a0
 def _read_path(name, root):
-    "What a path holds: an .npz, idx files, or images"
+    "What a path holds: an .npz, a published set, or images"
     if not isinstance(root, (str, os.PathLike)) or not str(root): raise ParameterError(f'data={_brief(root)}: the path of a folder or an .npz file is needed')
     try: return _read_place(name, Path(root))
     except (OSError, ValueError) as e:
@@ -564,9 +591,15 @@ def _read_place(name, root):
     if not root.is_dir():
         if root.suffix != '.npz' or not root.is_file(): raise DataError(f'data={str(root)!r}: a folder or an .npz file is needed')
         return read_npz(root)
-    if paths := find_idx(root, name): return _from_idx(paths, name, f'from {root}')
-    if found := read_folder(root): return found
-    raise MissingDataError(f'data={str(root)!r} holds neither the idx files of {name} ({FILES[0]}[.gz], ...) nor class folders of PNG or JPEG images')
+    if found := _find_set(name, root, f'from {root}') or read_folder(root): return found
+    files = 'binary batches of cifar10 (data_batch_1.bin, ...)' if name == 'cifar10' else f'idx files of {name} ({FILES[0]}[.gz], ...)'
+    raise MissingDataError(f'data={str(root)!r} holds neither the {files} nor class folders of PNG or JPEG images')
+
+def _find_set(name, root, where, whole=True): # (arrays, Signature, note), or None
+    "The published files of a set below `root`"
+    if name != 'cifar10': return (paths := find_idx(root, name, whole)) and _from_idx(paths, name, where)
+    from tinyrpn.cifar import find_cifar10, read_cifar10 # a later chapter, which builds on this one
+    return (paths := find_cifar10(root, whole)) and read_cifar10(paths, where)
 
 def _from_idx(paths, name, where):
     arrays, known = read_idx_set(paths, name)
@@ -576,10 +609,11 @@ def _from_idx(paths, name, where):
 def _search(name, download_it, say):
     "Look for a data set in the usual places"
     if (env := os.environ.get('TINYRPN_DATA')):
-        if paths := find_idx(env, name): return _from_idx(paths, name, 'from $TINYRPN_DATA')
+        if found := _find_set(name, env, 'from $TINYRPN_DATA'): return found
         say(f'TINYRPN_DATA={env} does not hold {name}; looking elsewhere')
-    paths = find_idx(cache_dir(), name, whole=False) or (download(name, say=say) if download_it else None)
-    if paths: return _from_idx(paths, name, 'from the cache')
+    if found := _find_set(name, cache_dir(), 'from the cache', whole=False): return found
+    if name == 'cifar10': raise MissingDataError(f'cifar10 is not in $TINYRPN_DATA nor in {cache_dir()/name}, and is not downloaded; put data_batch_1.bin to data_batch_5.bin and test_batch.bin there, which are in the binary version (cifar-10-binary.tar.gz), or give their folder as --data')
+    if download_it and (paths := download(name, say=say)): return _from_idx(paths, name, 'from the cache')
     if name == 'mnist': return read_sample()
     raise MissingDataError(f'{name} is not in $TINYRPN_DATA nor in {cache_dir()/name}, and could not be downloaded; put its four idx files there, or give their folder as --data')
 

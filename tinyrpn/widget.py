@@ -24,7 +24,7 @@ from .checks import _notes
 from .config import read_yaml
 from .data import _image_shape, read_sample
 from .expansion.composed import as_expansion
-from .model import RPN
+from .model import DEFAULT_MODEL, RPN
 from .show import COLOURS, Card, Dice, STYLE, anew, chart_functions, draw_matrix, figure, html, png, quoted, random_matrix, shape, svg, tex
 
 # %% ../nbs/14_widget.ipynb #14d10006
@@ -448,13 +448,13 @@ def draw_bars(
 class DigitPad(Explorer):
     "Draw a digit, with a mouse, a finger or the keyboard: what a model reads, and which pairs of pixels decided"
     def __init__(self,
-        model:RPN=None, # of images in grey; None for a packaged one, `mnist_dual_lphm`
+        model:RPN=None, # of images in grey; None for the packaged one that `DEFAULT_MODEL` names
         pairs:int=20, # how many are drawn
     ):
         import ipywidgets as widgets
         import tinyrpn.quadratic # which the first stroke need not wait for
         if not isinstance(model, RPN | None): raise ParameterError(f"model={_brief(model)}: an RPN is needed, such as RPN.load('mnist_dual_lphm')")
-        self.model, pairs = RPN.load('mnist_dual_lphm') if model is None else model, check_int('pairs', pairs, 0, 100)
+        self.model, pairs = RPN.load(DEFAULT_MODEL) if model is None else model, check_int('pairs', pairs, 0, 100)
         self.shape, n = _grey_shape(self.model.signature), self.model.n
         self.model.signature.check(self.model.m, n)
         self.names = self.model.signature.classes or list(map(str, range(n)))
