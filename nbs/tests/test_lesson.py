@@ -22,7 +22,7 @@ from tinyrpn.learner import History
 import tinyrpn.lesson  # noqa: F401  gives models their `to_html`
 from tinyrpn.model import RPN, RPNHead, RPNLayer, Signature
 from tinyrpn.quadratic import eigen_digits, explain, first_gradients
-from tinyrpn.reconciliation import (ConstantReconciliation, DualLphmReconciliation, EigenReconciliation, HmReconciliation, HypernetReconciliation,
+from tinyrpn.reconciliation import (ConstantReconciliation, DualLphmReconciliation, EigenReconciliation, HmReconciliation, ImageHmReconciliation, HypernetReconciliation,
                                     IdentityReconciliation, LorrReconciliation, LphmReconciliation, MaskingReconciliation)
 from tinyrpn.remainder import ConstantRemainder, IdentityRemainder, LinearRemainder
 
@@ -182,6 +182,7 @@ def many():
         'all at once': [RPNLayer([head(30, 12, DualLphmReconciliation(p=3, q=30, r=2), norm=True, **full), head(30, 12, norm=False, **full)], 'summation'), head(12, 4, norm=True)],
         'kronecker': [head(30, 12, HmReconciliation(), norm=False, output='tanh'), head(12, 12, LphmReconciliation(r=2), remainder=IdentityRemainder(), output=nn.LayerNorm(12)), head(12, 4, LorrReconciliation(2), output='sigmoid')],
         'other matrices': [RPNLayer([head(30, 8, HypernetReconciliation(5, 4)), head(30, 8, MaskingReconciliation(0.5), remainder=ConstantRemainder(2.))], 'concatenation'), head(16, 4, ConstantReconciliation(0.1), bias=True)],
+        'near pixels': [head(30, 6, ImageHmReconciliation(2, 2, 1, shape=[6, 5]), norm=True, output='LayerNorm'), head(6, 4, ImageHmReconciliation(2, 2, 1), channels=2)],
         'symmetric forms': [head(30, 6, EigenReconciliation(2), norm=False, channels=2, output='softplus'), head(6, 4, EigenReconciliation(2), norm=True, output=['leaky_relu', 'softmax'])],
         'degree one': [RPNLayer([head(30, 7, d=1, norm=True, output='silu'), head(30, 7, d=0, norm=False, output='elu')], {'name': 'weighted_summation', 'weights': [0.3, -2.]}), head(7, 4, d=1, output='log_softmax')],
         'a learnt fusion': [RPNLayer([head(30, 5, output='softsign'), head(30, 5, output='relu')], ParameterizedConcatenationFusion(6)), head(6, 4, LorrReconciliation(1))],
