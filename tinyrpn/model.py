@@ -547,7 +547,7 @@ def from_config(cls:RPN,
     return load_config(config).model()
 
 # %% ../nbs/05_model.ipynb #a9b74cff
-DEFAULT_MODEL = 'mnist_dual_lphm' # what `tinyrpn predict` and the digit pad use when no model is named
+DEFAULT_MODEL = 'digits' # what `tinyrpn predict` and the digit pad use when no model is named
 
 def _noted_models(): # name -> row of models.csv
     lines = (resources.files('tinyrpn')/'assets'/'models.csv').read_text(encoding='utf-8').splitlines()
