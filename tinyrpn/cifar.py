@@ -47,6 +47,7 @@ def read_records(
     paths, # files of the binary version
 ): # (images (N, 3, 32, 32) uint8, labels (N,) int64)
     "The images and labels of some files, one file after the other"
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     counts = [_count(p) for p in paths]
     check_fits(f'what {len(counts)} files like {next(iter(paths), None)} hold, as it is and in float32, in bytes,', 5*sum(counts), CIFAR_RECORD, bytes_each=1)
     x, y, at = np.empty((sum(counts), 3, 32, 32), np.uint8), np.empty(sum(counts), np.int64), 0

@@ -192,7 +192,14 @@ def wanted(args):
     if args.config is None and not about.get('config'): raise FileError(f'--resume {args.resume}: this run was begun in Python without a configuration; go on there, with learner.fit(checkpoint=..., resume=True)')
     cfg = load_config(args.config) if args.config is not None else Config(about['config'])
     more = {k: v for k in ('clip', 'accumulate', 'precision', 'deterministic') if (v := getattr(args, k)) is not None}
-    return cfg.override(args.epochs, args.batch_size, args.lr, args.seed, args.device, args.contraction, args.hold_out, **more), about
+    return cfg.override(args.epochs, args.batch_size, args.lr, args.seed, args.device, args.contraction, _held_out(args, about), **more), about
+
+def _held_out(args, about): # a run that goes on is judged on the samples that it has not learnt
+    if not about.get('config'): return args.hold_out
+    from tinyrpn.config import Config
+    held = Config(about['config']).data_spec.get('hold_out', 0)
+    if args.hold_out not in (None, held): raise ParameterError(f'--hold-out {args.hold_out}: the run in {args.resume} holds out {held:,} samples; with another number it would be judged on what it has learnt')
+    return held
 
 def noted(args, about) -> dict: # data, checkpoint, keep
     "What the data are and how checkpoints are kept: as asked for now, or else when the run was begun"
@@ -392,7 +399,8 @@ def cmd_predict(args) -> int:
     from tinyrpn.model import RPN
     args.model, args.images, named = model_and_files(args)
     if is_table(args.images[0]): return predict_rows(args)
-    model = RPN.load(args.model, device=pick_device(args.device))
+    try: model = RPN.load(args.model, device=pick_device(args.device))
+    except FileError as e: raise e if args.model.lower().endswith('.safetensors') or not path_exists(args.model) else FileError(f'{e}; the first file is taken for the model unless its name ends in .png, .jpg or .jpeg') from e
     x = image_batch(args.images, model.signature).to(next(model.parameters()).dtype)
     p = Learner(model, device=args.device, progress=False).predict(x)
     if bad := [path for path, row in zip(args.images, p.probabilities) if not row.isfinite().all()]: raise RangeError(f'{args.model}: what it computes of {bad[0]} is not a finite number; its weights, or the numbers on the way, are too large')

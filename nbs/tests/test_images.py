@@ -100,6 +100,11 @@ def test_held_out_on_the_command_line(capsys):
     assert 'held-out samples: loss' in out and '400 of the 2,000 training samples are held out' in out and 'test set: ' not in out
     assert load_config('runs/small/config.yaml').data_spec['hold_out'] == 400
     with np.load('runs/small/predictions.npz', allow_pickle=False) as p: assert np.array_equal(p['y_true'], load_data('mnist_sample', say=quiet).hold_out(400).test.y.numpy())
+    capsys.readouterr()
+    for other in ('0', '300'): # it would be judged on samples that it has learnt
+        assert main(['train', '--resume', 'runs/small', '--hold-out', other, '--device', 'cpu']) == 2
+        assert f'--hold-out {other}: the run in runs/small holds out 400 samples' in capsys.readouterr().err
+    assert main(['train', 'small.yaml', '--resume', 'runs/small', '--epochs', '2', '--device', 'cpu']) == 0 and 'held-out samples: loss' in capsys.readouterr().out # the name of a configuration changes nothing of it
     assert main(['train', '--resume', 'runs/small', '--device', 'cpu', '--epochs', '2']) == 0 # the run knows what it holds out
     seen = capsys.readouterr()
     assert 'held-out samples: loss' in seen.out and 'other data' not in seen.out + seen.err
@@ -166,6 +171,13 @@ def test_they_are_packaged():
 
 
 # ---- reading digits without a model
+
+def test_records_of_one_file_and_of_an_iterator(tmp_path):
+    from tinyrpn.cifar import read_records, write_records
+    x, y = np.arange(2*3072, dtype=np.uint8).reshape(2, 3, 32, 32), np.array([3, 7])
+    write_records(tmp_path/'a.bin', x, y)
+    for paths in (tmp_path/'a.bin', str(tmp_path/'a.bin'), iter([tmp_path/'a.bin'])): assert np.array_equal(read_records(paths)[0], x) and read_records([tmp_path/'a.bin'])[1].tolist() == [3, 7]
+
 
 def said(capsys, *line):
     try: status = main([*line])
