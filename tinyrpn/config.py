@@ -686,7 +686,7 @@ def learner(self:Config,
     spec = {**spec, **kwargs}
     training = {**self._training(), **({'optimizer': o} if isinstance(o := spec.get('optimizer'), (str, dict)) else {})}
     if model is None: model = build_model(self._planned(), self.scaler, lambda plan, device: refuse_large(plan, spec['device'], **training))
-    else: refuse_large(model, spec['device'], **training, there=_bytes([*model.parameters(), *model.buffers()]))
+    elif isinstance(model, RPN): refuse_large(model, spec['device'], **training, there=_bytes([*model.parameters(), *model.buffers()])) # of other modules nothing is known
     with place('learner'): learner = Learner(model, self.data() if data is None else data, **spec)
     learner.config = self
     return learner

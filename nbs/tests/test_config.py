@@ -170,3 +170,11 @@ def test_a_key_of_thousands_of_digits():
 def test_usual_models_fit_in_two_gigabytes(raw, monkeypatch):
     limited(monkeypatch, 2)
     load_config({**raw, 'data': {'name': 'mnist', 'batch_size': 64}}).learner(data=(), device='cpu', progress=False)
+
+
+def test_a_learner_for_any_module():
+    "The training section serves other torch modules too"
+    from tinyrpn.data import load_data
+    cfg = load_config({'data': {'name': 'mnist_sample', 'batch_size': 500}, 'learner': {'epochs': 1, 'optimizer': {'name': 'AdamW', 'lr': 0.01}}})
+    learner = cfg.learner(torch.nn.Linear(784, 10), load_data('mnist_sample', say=lambda _: None), progress=False, device='cpu')
+    assert learner.fit().rows[-1]['test_accuracy'] > 0.3
