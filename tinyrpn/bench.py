@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BASE', 'SWEEPS', 'PSI', 'REASONS', 'case_ways', 'run_case', 'sweep', 'bench', 'save_table', 'training_step',
-           'bench_steps', 'step_memory', 'bench_expansions']
+           'bench_steps', 'step_memory', 'bench_expansions', 'cold_start', 'race_to']
 
 # %% ../nbs/40_benchmark.ipynb #94a01142
-import csv, json, math, os, statistics, subprocess, sys
+import csv, json, math, os, statistics, subprocess, sys, time
 import torch
 from torch import nn
 from .core import *
@@ -188,3 +188,41 @@ def bench_expansions(
         ratio = min(times['expand'])/min(times['write'])
         rows.append({'expansion': name, 'D': e.dim(m), 'ms': round(1e3*statistics.median(times['expand']), 2), 'lowest ms': round(1e3*min(times['expand']), 2), 'write ms': round(1e3*min(times['write']), 3), 'times the writing': round(ratio, 1), 'why': REASONS.get(name, '') if ratio > 25 else ''})
     return Table(sorted(rows, key=lambda r: -r['times the writing']))
+
+# %% ../nbs/40_benchmark.ipynb #67655a4d
+_COLD = '''
+import json, sys
+from tinyrpn.config import load_config
+from tinyrpn.trials import run_trial
+config, root, seed, epochs = sys.argv[1:]
+config = load_config(config).override(epochs=int(epochs) or None)
+print(json.dumps(run_trial(config, config, config.data(root or None, say=lambda _: None), int(seed))[1]))
+'''
+
+def cold_start(
+    config:str='digits_fast', # name or path
+    root:str=None, # where the data are, see `load_data`
+    seed:int=0, # of weights and batches
+    epochs:int=None, # None for the configuration's
+) -> dict: # a row
+    "Seconds from the start of a fresh Python to a model that is trained and measured on the test data"
+    if epochs is not None: check_int('epochs', epochs)
+    start = time.perf_counter()
+    run = subprocess.run([sys.executable, '-c', _COLD, config, str(root or ''), str(seed), str(epochs or 0)], capture_output=True, text=True)
+    if run.returncode: raise ParameterError(f'the measuring process failed: {(run.stderr.strip().splitlines() or ["without a word"])[-1]}')
+    row = json.loads(run.stdout.splitlines()[-1])
+    return {'config': config, 'seed': seed, 'seconds from start': round(time.perf_counter() - start, 2), **row}
+
+def race_to(
+    path, # of the .csv file
+    root:str=None, # where MNIST is
+    configs=('digits_fast',), # names or paths
+    seeds=(0, 1, 2),
+) -> Table:
+    "A row for each configuration and seed; rows that are there stay"
+    from tinyrpn.config import load_config
+    from tinyrpn.trials import KeptRows, MEASURED, command_for
+    kept = KeptRows(path, ['config', 'seed', 'seconds from start', *MEASURED], ['config', 'seed'], command_for(race_to, path, configs=configs, seeds=seeds), seeds, cores=os.cpu_count(), **{f'configuration {c}': load_config(c).raw for c in configs})
+    for config, seed in ((c, s) for c in configs for s in seeds):
+        if not kept.has(config=config, seed=seed): kept.add(cold_start(config, root, seed))
+    return kept.rows()
