@@ -23,7 +23,7 @@ from .reconciliation import *
 from .show import COLOURS, chart
 
 # %% ../nbs/23a_lesson.ipynb #fd6ad97f
-KRONECKER = [c.name for c in (HmReconciliation, ImageHmReconciliation, LphmReconciliation, DualLphmReconciliation, DuplicatedPaddingReconciliation, DuplicatedDiagonalPaddingReconciliation)]
+KRONECKER = [c.name for c in (HmReconciliation, LphmReconciliation, DualLphmReconciliation, DuplicatedPaddingReconciliation, DuplicatedDiagonalPaddingReconciliation, ImageHmReconciliation)] # a page has a story of the first three
 
 def psi_terms(
     head, # an `RPNHead`
