@@ -92,7 +92,7 @@ def page_links(
     return re.sub(r'\]\(([^()\s#]+)((?:#[^()\s]*)?)\)', local, text)
 
 # %% ../nbs/18_site.ipynb #db3628b2
-DIGITS = 'digits.html' # the lesson of the packaged model
+DIGITS = 'draw.html' # the lesson of the packaged model
 _FRAME = """```{=html}
 <iframe class="lesson" src="%s" title="%s" loading="lazy" style="width: 100%%; height: 37rem; border: 1px solid rgba(128, 128, 128, .4); border-radius: .5rem"></iframe>
 ```"""

@@ -145,7 +145,7 @@ def front_end() -> tuple: # (DigitCanvas, Frame); anywidget is imported here, wh
     return DigitCanvas, Frame
 
 # %% ../nbs/14_widget.ipynb #14d1000f
-_ELSEWHERE = 'https://tinyrpn.github.io/tinyrpn/digits.html'
+_ELSEWHERE = 'https://tinyrpn.github.io/tinyrpn/draw.html'
 
 class Explorer:
     "What the explorers share: entries; a formula and a page, replaced in place; an error's text where there would be an exception"

@@ -94,8 +94,8 @@ def test_it_is_made_without_a_complaint(site, tell):
     assert status == 0, said
     assert check_site(folder) == [] and seconds < 180
     pages = [p.relative_to(folder).as_posix() for p in folder.rglob('*.html')]
-    assert {page_of(c) for c in chapters()} | {'reference.html', 'api/model.html', 'digits.html'} <= set(pages)
-    for page, link in (('core.html', 'digits.html'), ('api/model.html', '../digits.html')): assert f'href="{link}"' in (folder/page).read_text(encoding='utf-8')
+    assert {page_of(c) for c in chapters()} | {'reference.html', 'api/model.html', 'draw.html'} <= set(pages)
+    for page, link in (('core.html', 'draw.html'), ('api/model.html', '../draw.html')): assert f'href="{link}"' in (folder/page).read_text(encoding='utf-8')
     assert {page_of(p.name) for p in (root/'nbs').glob('*.ipynb')} == {page_of(c) for c in chapters()}, 'sidebar.yml lists every chapter'
     tell(f'site: {len(pages)} pages, {sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())/1e6:.1f} MB, made and checked in {seconds:.0f} s')
 
@@ -268,7 +268,7 @@ def test_a_visitor_draws_on_the_front_page(address, tab):
     tab.wait_for_function(f"{paper} === 'rgb(23, 24, 28)'", timeout=10_000)
     tab.evaluate('localStorage.clear()')
     with tab.expect_navigation(): lesson.locator('#whole').click()
-    assert tab.url == address + 'digits.html' and tab.locator('#words').is_visible()
+    assert tab.url == address + 'draw.html' and tab.locator('#words').is_visible()
 
 
 @in_browser

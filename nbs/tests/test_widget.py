@@ -669,7 +669,7 @@ def test_with_a_kernel_and_without(cls, opens):
     data = explorer._repr_mimebundle_()
     assert data['application/vnd.jupyter.widget-view+json']['model_id'] == explorer.box.model_id and data['text/plain'] == repr(explorer)
     page = Page(data['text/html'])
-    assert 'https://tinyrpn.github.io/tinyrpn/digits.html' in data['text/html'] and {'figure', 'style'} < {*page.tags} and 'script' not in page.tags and len(data['text/html']) < 100_000
+    assert 'https://tinyrpn.github.io/tinyrpn/draw.html' in data['text/html'] and {'figure', 'style'} < {*page.tags} and 'script' not in page.tags and len(data['text/html']) < 100_000
     assert html(explorer.card) in data['text/html']
     explorer.close()
     assert [*explorer._repr_mimebundle_()] == ['text/plain', 'text/html']
@@ -691,7 +691,7 @@ def test_the_chapter_shows_something_without_a_kernel():
     chapter = Path(__file__).parent.parent/'14_widget.ipynb'
     outputs = [o['data'] for c in json.loads(chapter.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', []) if 'a widget: it is seen' in ''.join(o.get('data', {}).get('text/plain', ''))]
     assert len(outputs) >= 3
-    for data in outputs: assert 'digits.html' in ''.join(data['text/html']) and '<figure>' in ''.join(data['text/html'])
+    for data in outputs: assert 'draw.html' in ''.join(data['text/html']) and '<figure>' in ''.join(data['text/html'])
     for name in re.findall(r'\(images/([^)]*)\)', chapter.read_text(encoding='utf-8')): assert (chapter.parent/'images'/name).is_file()
 
 
