@@ -177,7 +177,7 @@ import sys
 from dataclasses import asdict
 sys.path.insert(0, {tests!r})
 from test_tuning import *
-t = tune(X, Y, trials=40, processes={processes}, space=SLOW, folds=2, progress=False)
+t = tune(X, Y, trials=400, processes={processes}, space=SLOW, folds=2, progress=False)
 print(t)
 '''
 
