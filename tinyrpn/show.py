@@ -558,9 +558,9 @@ def draw_counts(
 
 @card.register
 def _(data:Data):
-    s, parts = data.signature, {'training': data.train, 'test': data.test}
+    s, parts = data.signature, {'training': data.train, 'held out' if data.held_out else 'test': data.test}
     counts = {what: dict(zip(*(t.tolist() for t in b.y.unique(return_counts=True)))) for what, b in parts.items()}
-    names = dict(enumerate(s.classes)) or {k: str(k) for k in sorted({*counts['training'], *counts['test']})}
+    names = dict(enumerate(s.classes)) or {k: str(k) for k in sorted({k for found in counts.values() for k in found})}
     most = list(names.items())[:4*ROWS]
     facts = {**{what: f'{len(b.x):,} samples, {len(b):,} batch{"es" if len(b) > 1 else ""} of {b.batch_size:,}{", shuffled" if b.shuffle else ""}' for what, b in parts.items()}, 'a sample': f'{" × ".join(map(str, s.shape)) or data.train.x.shape[1]} numbers',
              'classes': quoted(f'{len(names):,}: {", ".join(name for _, name in most)}'), 'normalised': f'(x − {s.mean:.4g})/{s.std:.4g}', 'memory': _bytes(sum(t.numel()*t.element_size() for b in parts.values() for t in (b.x, b.y))), 'note': quoted(data.note) if data.note else None}

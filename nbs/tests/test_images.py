@@ -93,6 +93,12 @@ def test_held_out_in_yaml():
     with pytest.raises(ParameterError, match="hold_out='many': a whole number"): load_config({'data': {'name': 'mnist', 'hold_out': 'many'}})
 
 
+def test_the_card_says_what_is_held_out(digits):
+    import tinyrpn.show  # noqa: F401  gives data their card
+    whole, split = (d._repr_mimebundle_()['text/html'] for d in (digits, digits.hold_out(300)))
+    assert 'held out' in split and '300 samples' in split and 'test' in whole and 'held out' not in whole
+
+
 def test_held_out_on_the_command_line(capsys):
     Path('small.yaml').write_text(SMALL.replace('HOLD', ''))
     assert main(['train', 'small.yaml', '--device', 'cpu', '--hold-out', '400', '--epochs', '1']) == 0
