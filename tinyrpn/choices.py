@@ -74,4 +74,5 @@ def where_to_start(
     folder='images', # of the kept tables, nbs/images in a clone
 ) -> Table:
     "What to try first, by data and budget, from the measured tables"
-    return Table([*image_choices(folder), *speed_choices(folder), *table_choices(folder), *function_choices(folder), *limit_choices(folder)])
+    rows = [*image_choices(folder), *speed_choices(folder), *table_choices(folder), *function_choices(folder), *limit_choices(folder)]
+    return Table({**r, 'start with': f"`{r['start with']}`" if re.search(r'[()]|tinyrpn ', r['start with']) else r['start with']} for r in rows) # code as code
